@@ -1,0 +1,30 @@
+//! tower-reauth
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod account;
+mod clock;
+mod denial;
+mod error;
+mod event;
+mod failure;
+mod message;
+mod offline;
+mod refresher;
+mod state;
+mod store;
+mod token;
+
+pub use account::{AccountId, AccountKey};
+#[cfg(feature = "test-util")]
+pub use clock::ManualClock;
+pub use clock::{Clock, SystemClock};
+pub use denial::{Capability, Denial, DenyReason, Remedy};
+pub use error::{AuthError, BoxError, ErrorKind};
+pub use event::{AuthEvent, Observer, observer_fn};
+pub use failure::{FailureClassifier, FailureKind, RefreshError};
+pub use message::{HttpRequest, HttpResponse, RequestHead, ResponseHead};
+pub use offline::{Connectivity, GateContext, OfflineGate, Permit, gate_fn};
+pub use refresher::{RefreshGrant, Refresher, RevokeGrant, Revoked, SharedRefresher, refresh_fn};
+pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
+pub use store::{LeaseGuard, MemoryStore, SessionStore, SharedStore, StoreError, StoreErrorKind, Stored, Version};
+pub use token::{AccessToken, Grants, RefreshToken, SignIn, Tokens};

@@ -188,9 +188,10 @@ impl Timekeeper {
         self.set(if off <= noise { now } else { told });
     }
 
-    /// A resource server's `Date`: a lower bound, and only if it is recent.
-    pub(crate) fn at_least(&self, date: SystemTime, asked: Duration) {
-        let (now, trip) = (self.now(), self.round_trip(asked));
+    /// A resource server's `Date`, in the answer to what left at `left`: a lower bound, and only if it is recent.
+    pub(crate) fn at_least(&self, date: SystemTime, left: Stamp) {
+        let now = self.now();
+        let trip = now.since(left);
         let told = Stamp::from(date);
         if trip <= STALE && told.since(now) > NOISE.saturating_add(trip / 2) {
             self.set(told);
@@ -339,11 +340,11 @@ mod tests {
     #[test]
     fn a_resource_servers_date_only_moves_forward_and_only_if_recent() {
         let (clock, time) = keeper();
-        time.at_least(wall(9_000), clock.monotonic());
+        time.at_least(wall(9_000), time.now());
         assert_eq!(time.now(), wall(10_500).into());
-        time.at_least(wall(11_000), clock.monotonic() - 11 * SEC);
+        time.at_least(wall(11_000), time.now().minus(11 * SEC));
         assert_eq!(time.now(), wall(10_500).into());
-        time.at_least(wall(11_000), clock.monotonic());
+        time.at_least(wall(11_000), time.now());
         assert_eq!(time.now(), wall(11_000).into());
     }
 

@@ -140,3 +140,14 @@ impl FailureClassifier {
         Self::default()
     }
 }
+
+impl FailureClassifier {
+    pub(crate) fn classify(&self, _: &str, e: &RefreshError) -> FailureKind {
+        e.kind
+    }
+}
+impl RefreshError {
+    pub(crate) fn closes_attempt(&self) -> bool {
+        self.not_sent
+    }
+}

@@ -31,12 +31,12 @@ pub struct GateContext<'a> {
     pub(crate) capability: &'a Capability,
     pub(crate) account: &'a AccountId,
     pub(crate) state: &'a AuthState,
-    pub(crate) facts: &'a Facts,
+    pub(crate) facts: &'a Facts<'a>,
 }
 
 /// The numbers behind a [`GateContext`], taken at one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts<'a> {
     pub(crate) online: Option<bool>,
     pub(crate) token_fresh: bool,
     pub(crate) grant_rejected: bool,
@@ -44,7 +44,7 @@ pub(crate) struct Facts {
     pub(crate) offline_for: Option<Duration>,
     pub(crate) since_auth: Option<Duration>,
     pub(crate) since_step_up: Option<Duration>,
-    pub(crate) grants: std::sync::Arc<crate::token::Grants>,
+    pub(crate) grants: &'a crate::token::Grants,
     pub(crate) grants_age: Option<Duration>,
 }
 

@@ -1,0 +1,345 @@
+//! [`ResponseFuture`]: the life of one request as a named state machine. Nothing is boxed while the token is fresh.
+
+use super::{
+    Auth, AuthService, Claim, Replay,
+    exchange::{Verdict, judge},
+};
+use crate::{
+    error::{AuthError, BoxError},
+    message::{HttpRequest, HttpResponse, ResponseHead, sealed::Response as _},
+    session::{Landing, Pass, Reaction, Step, TokenId},
+};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{AGE, AUTHORIZATION, DATE},
+};
+use pin_project_lite::pin_project;
+use std::{
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+use tower_service::Service;
+
+pin_project! {
+    /// The future of [`AuthService`].
+    ///
+    /// Dropped at any point it drops the request that it made and the readiness that it holds; a refresh that it started
+    /// or joined goes on.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, Req, P>
+    where
+        S: Service<Req>,
+        P: Replay<Req>,
+    {
+        // What the request is about; `None` for one that gets no token.
+        errand: Option<Errand<P>>,
+        #[pin]
+        state: State<S, S::Future, Req, P::Kept, S::Response>,
+    }
+}
+
+/// What stays the same from the first attempt to the last.
+struct Errand<P> {
+    auth: Arc<Auth>,
+    replay: P,
+    claim: Claim,
+    /// How often it has waited for a token.
+    turns: u8,
+    /// What the last flight that it waited for ended with.
+    failed: Option<AuthError>,
+    replayed: bool,
+}
+
+/// Requests loop at most this often before they leave.
+const TURNS: u8 = 3;
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, F, Req, K, Res> {
+        // The request is with the inner service. Kept for a replay: the request, and a clone of the service.
+        Calling { #[pin] future: F, kept: Option<(K, S)>, sent: Option<(TokenId, crate::clock::Stamp)> },
+        // It waits for a token; the readiness of the inner service is given back (P11).
+        Acquiring { landing: Landing, request: Option<Req>, service: Option<S> },
+        // The inner service is asked for readiness again, then the gate once more. With the refused response for a replay.
+        Readying { request: Option<Req>, service: Option<S>, refused: Option<Res> },
+        // The token was refused; a refresh is under way. `request` is `None` if it cannot be sent twice.
+        Refreshing { landing: Landing, request: Option<Req>, service: Option<S>, refused: Option<Res> },
+        Denied { error: Option<AuthError> },
+        Done,
+    }
+}
+
+impl<S, Req, P> ResponseFuture<S, Req, P>
+where
+    S: Service<Req>,
+    P: Replay<Req>,
+{
+    pub(super) fn untouched(future: S::Future) -> Self {
+        Self { errand: None, state: State::Calling { future, kept: None, sent: None } }
+    }
+
+    pub(super) fn failed(error: AuthError) -> Self {
+        Self { errand: None, state: State::Denied { error: Some(error) } }
+    }
+}
+
+impl<S, Req, P> ResponseFuture<S, Req, P>
+where
+    Req: HttpRequest,
+    S: Service<Req> + Clone,
+    P: Replay<Req> + Clone,
+{
+    /// A request that gets a token. The inner service is ready.
+    pub(super) fn start(service: &mut AuthService<S, P>, mut request: Req, claim: Claim) -> Self {
+        let errand = Errand {
+            auth: service.auth.clone(),
+            replay: service.replay.clone(),
+            claim,
+            turns: 0,
+            failed: None,
+            replayed: false,
+        };
+        let state = match errand.step() {
+            Step::Go(pass) => {
+                // The ready instance is called; a clone is made only for a request that can be replayed.
+                let kept = errand.replay.keep(&mut request).map(|kept| (kept, service.inner.clone()));
+                attach(&mut request, pass.header);
+                State::Calling { future: service.inner.call(request), kept, sent: Some((pass.token, pass.at)) }
+            }
+            Step::Wait(landing) => {
+                // The ready instance is dropped, and a clone left behind: it holds no permit while this waits.
+                let clone = service.inner.clone();
+                drop(mem::replace(&mut service.inner, clone.clone()));
+                State::Acquiring { landing, request: Some(request), service: Some(clone) }
+            }
+            Step::Refuse(error) => State::Denied { error: Some(error) },
+        };
+        Self { errand: Some(errand), state }
+    }
+}
+
+impl<P> Errand<P> {
+    fn step(&self) -> Step {
+        self.auth.session.step(&self.claim.ask, self.failed.as_ref(), self.turns >= TURNS)
+    }
+
+    fn reissue(&self) -> Result<Pass, AuthError> {
+        self.auth.session.reissue(&self.claim.ask)
+    }
+
+    fn react(&self, token: TokenId) -> Reaction {
+        self.auth.session.refused(token, self.auth.origins.name(self.claim.origin))
+    }
+
+    fn landed(&mut self, outcome: Result<(), AuthError>) {
+        self.turns = self.turns.saturating_add(1);
+        self.failed = outcome.err();
+    }
+}
+
+fn attach<Req: HttpRequest>(request: &mut Req, header: HeaderValue) {
+    request.headers_mut().insert(AUTHORIZATION, header);
+}
+
+/// The server's clock, unless a cache answered.
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let date = headers.get(DATE)?;
+    match headers.contains_key(AGE) {
+        true => None,
+        false => httpdate::parse_http_date(date.to_str().ok()?).ok(),
+    }
+}
+
+fn annotated<Res: HttpResponse>(mut response: Res, error: AuthError) -> Res {
+    response.extensions_mut().insert(error);
+    response
+}
+
+const POLLED_AFTER_END: &str = "polled after completion";
+
+impl<S, Req, P> Future for ResponseFuture<S, Req, P>
+where
+    Req: HttpRequest,
+    S: Service<Req> + Clone,
+    S::Response: HttpResponse,
+    S::Error: Into<BoxError>,
+    P: Replay<Req>,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Calling { future, kept, sent } => {
+                    let answer = ready!(future.poll(cx));
+                    let (Some(errand), Some((token, left))) = (this.errand.as_mut(), sent.take()) else {
+                        this.state.set(State::Done);
+                        return Poll::Ready(answer.map_err(Into::into));
+                    };
+                    let kept = kept.take();
+                    this.state.set(State::Done); // the inner future, and any permit it holds, is gone
+                    match answer {
+                        Ok(response) => match errand.answered(response, token, left, kept) {
+                            Ok(next) => next,
+                            Err(response) => return Poll::Ready(Ok(response)),
+                        },
+                        Err(error) => {
+                            errand.auth.session.unanswered();
+                            return Poll::Ready(Err(error.into()));
+                        }
+                    }
+                }
+                StateProj::Acquiring { landing, request, service } => {
+                    let outcome = ready!(Pin::new(landing).poll(cx));
+                    this.errand.as_mut().expect(POLLED_AFTER_END).landed(outcome);
+                    State::Readying { request: request.take(), service: service.take(), refused: None }
+                }
+                StateProj::Readying { request, service, refused } => {
+                    if let Err(error) = ready!(service.as_mut().expect(POLLED_AFTER_END).poll_ready(cx)) {
+                        this.state.set(State::Done);
+                        return Poll::Ready(Err(error.into()));
+                    }
+                    let (request, service) = (request.take().expect(POLLED_AFTER_END), service.take());
+                    let service = service.expect(POLLED_AFTER_END);
+                    let errand = this.errand.as_mut().expect(POLLED_AFTER_END);
+                    match refused.take() {
+                        None => errand.send(request, service),
+                        Some(refused) => match errand.resend(request, service, refused) {
+                            Ok(next) => next,
+                            Err(response) => {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Ok(response));
+                            }
+                        },
+                    }
+                }
+                StateProj::Refreshing { landing, request, service, refused } => {
+                    let outcome = ready!(Pin::new(landing).poll(cx));
+                    match (outcome, request.take()) {
+                        (Ok(()), Some(request)) => {
+                            State::Readying { request: Some(request), service: service.take(), refused: refused.take() }
+                        }
+                        (outcome, _unsent) => {
+                            let response = refused.take().expect(POLLED_AFTER_END);
+                            this.state.set(State::Done);
+                            return Poll::Ready(Ok(match outcome {
+                                Ok(()) => response,
+                                Err(error) => annotated(response, error),
+                            }));
+                        }
+                    }
+                }
+                StateProj::Denied { error } => {
+                    let error = error.take().expect(POLLED_AFTER_END);
+                    this.state.set(State::Done);
+                    return Poll::Ready(Err(error.into()));
+                }
+                StateProj::Done => panic!("{POLLED_AFTER_END}"),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+type Next<S, Req, P> =
+    State<S, <S as Service<Req>>::Future, Req, <P as Replay<Req>>::Kept, <S as Service<Req>>::Response>;
+
+impl<P> Errand<P> {
+    /// The inner service is ready and the request has waited: once more from the top.
+    fn send<S, Req>(&mut self, mut request: Req, mut service: S) -> Next<S, Req, P>
+    where
+        Req: HttpRequest,
+        S: Service<Req> + Clone,
+        P: Replay<Req>,
+    {
+        match self.step() {
+            Step::Go(pass) => {
+                let kept = self.replay.keep(&mut request).map(|kept| (kept, service.clone()));
+                attach(&mut request, pass.header);
+                State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
+            }
+            Step::Wait(landing) => {
+                let service = Some(service.clone()); // without the readiness
+                State::Acquiring { landing, request: Some(request), service }
+            }
+            Step::Refuse(error) => State::Denied { error: Some(error) },
+        }
+    }
+
+    /// What follows from a response; `Err`: deliver it.
+    #[allow(clippy::result_large_err)] // both are the response, on its way
+    fn answered<S, Req>(
+        &mut self,
+        mut response: S::Response,
+        token: TokenId,
+        left: crate::clock::Stamp,
+        kept: Option<(P::Kept, S)>,
+    ) -> Result<Next<S, Req, P>, S::Response>
+    where
+        Req: HttpRequest,
+        S: Service<Req>,
+        S::Response: HttpResponse,
+        P: Replay<Req>,
+    {
+        self.auth.session.answered(date(response.headers()), left);
+        match judge(&ResponseHead::of(&response), self.auth.rejected.as_deref()) {
+            Verdict::Deliver => return Err(response),
+            Verdict::Annotate(challenge) => {
+                response.extensions_mut().insert(challenge);
+                return Err(response);
+            }
+            Verdict::Rejected if self.replayed => return Err(response),
+            Verdict::Rejected => {}
+        }
+        let again = kept.and_then(|(kept, service)| Some((self.replay.restore(kept)?, service)));
+        match (self.react(token), again) {
+            (Reaction::Deliver(error), _) => Err(annotated(response, error)),
+            // The others want a new token, and this request cannot be sent twice: it does not wait.
+            (Reaction::Wait(_) | Reaction::Replay, None) => Err(response),
+            (Reaction::Replay, Some((request, service))) => {
+                Ok(State::Readying { request: Some(request), service: Some(service), refused: Some(response) })
+            }
+            (Reaction::Wait(landing), Some((request, service))) => Ok(State::Refreshing {
+                landing,
+                request: Some(request),
+                service: Some(service),
+                refused: Some(response),
+            }),
+        }
+    }
+
+    /// The one replay, if the gate consents now; `Err`: deliver the refused response.
+    #[allow(clippy::result_large_err)] // both are the response, on its way
+    fn resend<S, Req>(
+        &mut self,
+        mut request: Req,
+        mut service: S,
+        refused: S::Response,
+    ) -> Result<Next<S, Req, P>, S::Response>
+    where
+        Req: HttpRequest,
+        S: Service<Req>,
+        S::Response: HttpResponse,
+        P: Replay<Req>,
+    {
+        match self.reissue() {
+            Ok(pass) => {
+                drop(refused); // before the replay: a buffered body is taken over from it
+                self.replayed = true;
+                attach(&mut request, pass.header);
+                Ok(State::Calling { future: service.call(request), kept: None, sent: Some((pass.token, pass.at)) })
+            }
+            Err(error) => Err(annotated(refused, error)),
+        }
+    }
+}
+
+impl<S: Service<Req>, Req, P: Replay<Req>> fmt::Debug for ResponseFuture<S, Req, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

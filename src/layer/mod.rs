@@ -1,0 +1,289 @@
+//! [`AuthLayer`]: in front of any tower service for HTTP requests.
+
+mod buffered;
+mod challenge;
+mod exchange;
+mod future;
+mod replay;
+
+pub use buffered::{BufferedBody, ReplayBody};
+pub use challenge::Challenge;
+pub use exchange::grpc_unauthenticated;
+pub use future::ResponseFuture;
+pub use replay::{CloneBody, EmptyOnly, NeverReplay, Replay};
+
+use crate::{
+    account::AccountId,
+    denial::Capability,
+    error::{AuthError, BoxError, ErrorKind},
+    message::{HttpRequest, HttpResponse, RequestHead, ResponseHead},
+    offline::Permit,
+    origin::{Match, Origins},
+    session::{Ask, Session},
+};
+use http::{Uri, header::AUTHORIZATION};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Request extension: send this one without a token, and without asking the gate. For sign-in calls and public paths.
+#[derive(Clone, Copy, Debug)]
+pub struct SkipAuth;
+
+/// Request extension: send a spent token rather than fail, if the gate consents.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardStale;
+
+type CapabilityFn = dyn Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync;
+type RejectedFn = dyn Fn(&ResponseHead<'_>) -> bool + Send + Sync;
+
+/// Attaches access tokens, refreshes them on a 401 and replays once.
+///
+/// # Where it goes
+/// Directly around the client, inside retries, redirects, timeouts and traces: then it sees every hop, and a token never
+/// leaves the allowed origins.
+///
+/// ```
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_reauth::{AuthLayer, BoxError, Origins, Session, Tokens, refresh_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("second")))).open("alice").await?;
+/// session.sign_in(Tokens::new("first")).await?;
+///
+/// let client = service_fn(async |request: http::Request<String>| {
+///     assert_eq!(request.headers()["authorization"], "Bearer first");
+///     Ok::<_, std::convert::Infallible>(http::Response::new("hello"))
+/// });
+/// let api = AuthLayer::new(session, Origins::new(["https://api.example.com"])?).layer(client);
+/// let response = api.oneshot(http::Request::get("https://api.example.com/jobs").body(String::new())?).await?;
+/// assert_eq!(response.into_body(), "hello");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct AuthLayer<P = CloneBody> {
+    auth: Arc<Auth>,
+    replay: P,
+}
+
+/// What all services of a layer share.
+#[derive(Clone)]
+struct Auth {
+    session: Session,
+    origins: Origins,
+    account: Option<AccountId>,
+    default_origin: Option<Uri>,
+    capability: Option<Arc<CapabilityFn>>,
+    rejected: Option<Arc<RejectedFn>>,
+    forward_stale: bool,
+}
+
+impl AuthLayer {
+    /// One account; its tokens go to these origins only.
+    pub fn new(session: Session, origins: Origins) -> Self {
+        let auth = Auth {
+            session,
+            origins,
+            account: None,
+            default_origin: None,
+            capability: None,
+            rejected: None,
+            forward_stale: false,
+        };
+        Self { auth: Arc::new(auth), replay: CloneBody }
+    }
+}
+
+impl<P> AuthLayer<P> {
+    fn with(mut self, f: impl FnOnce(&mut Auth)) -> Self {
+        f(Arc::make_mut(&mut self.auth));
+        self
+    }
+
+    /// How a request is kept for its one replay. Defaults to [`CloneBody`].
+    pub fn replay<Q>(self, replay: Q) -> AuthLayer<Q> {
+        AuthLayer { auth: self.auth, replay }
+    }
+
+    /// The account of every request through this layer. One that is not the session's makes every request
+    /// `Misconfigured`.
+    pub fn account(self, account: impl Into<AccountId>) -> Self {
+        let account = account.into();
+        self.with(|auth| auth.account = Some(account))
+    }
+
+    /// The origin of requests whose URI has no authority: tonic sends `/pkg.Service/Method`. Without it such requests are
+    /// `Misconfigured`, and so they are if it is not one of the allowed origins.
+    pub fn default_origin(self, origin: Uri) -> Self {
+        self.with(|auth| auth.default_origin = Some(origin))
+    }
+
+    /// The capability of requests that carry none. `None`: [`Capability::READ`] for safe methods, else
+    /// [`Capability::WRITE`].
+    pub fn capability(self, f: impl Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync + 'static) -> Self {
+        self.with(|auth| auth.capability = Some(Arc::new(f)))
+    }
+
+    /// Further responses that mean "not authenticated", beside a 401 of ours. It never applies to 407, 421 and 425.
+    pub fn rejected_when(self, f: impl Fn(&ResponseHead<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|auth| auth.rejected = Some(Arc::new(f)))
+    }
+
+    /// [`ForwardStale`] for every request.
+    pub fn forward_stale(self) -> Self {
+        self.with(|auth| auth.forward_stale = true)
+    }
+}
+
+impl<P> fmt::Debug for AuthLayer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthLayer")
+            .field("session", &self.auth.session)
+            .field("origins", &self.auth.origins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, P: Clone> Layer<S> for AuthLayer<P> {
+    type Service = AuthService<S, P>;
+
+    fn layer(&self, inner: S) -> AuthService<S, P> {
+        AuthService { inner, auth: self.auth.clone(), replay: self.replay.clone() }
+    }
+}
+
+/// What [`AuthLayer`] makes of a service.
+///
+/// It is a `Service<Req>` for requests that it knows (`http::Request<B>`) if the inner service is one and is `Clone`, and
+/// if the replay policy knows the request: with the default [`CloneBody`] the body must be `Clone`; for others see
+/// [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone` (`RateLimit`, `BoxService`) go above
+/// it, or below a `Buffer`.
+///
+/// Errors are [`BoxError`]: the inner service's own, or an [`AuthError`], which [`AuthError::find`] finds.
+///
+/// Dropping a response future drops the request that it made; a refresh that it started goes on.
+#[derive(Clone)]
+pub struct AuthService<S, P = CloneBody> {
+    inner: S,
+    auth: Arc<Auth>,
+    replay: P,
+}
+
+impl<S, P> AuthService<S, P> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug, P> fmt::Debug for AuthService<S, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, P, Req> Service<Req> for AuthService<S, P>
+where
+    Req: HttpRequest,
+    S: Service<Req> + Clone,
+    S::Response: HttpResponse,
+    S::Error: Into<BoxError>,
+    P: Replay<Req> + Clone,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, Req, P>;
+
+    /// The inner service's readiness, untouched: the instance that was ready is the one that `call` calls.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        match self.auth.route(&request) {
+            Ok(Route::Untouched) => ResponseFuture::untouched(self.inner.call(request)),
+            Ok(Route::Authenticated(claim)) => ResponseFuture::start(self, request, claim),
+            Err(error) => ResponseFuture::failed(error),
+        }
+    }
+}
+
+/// Where a request goes.
+enum Route {
+    /// Without a token.
+    Untouched,
+    /// With a token of the session, to this origin.
+    Authenticated(Claim),
+}
+
+/// What a request claims.
+pub(crate) struct Claim {
+    ask: Ask,
+    origin: usize,
+}
+
+impl Auth {
+    /// The first half of a request's life: everything that needs no token.
+    fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
+        let extensions = request.extensions();
+        let has = |it: Option<bool>| it.unwrap_or(false);
+        let skip = has(extensions.map(|extensions| extensions.get::<SkipAuth>().is_some()));
+        if skip || request.headers().contains_key(AUTHORIZATION) {
+            return Ok(Route::Untouched);
+        }
+        let target = request.target();
+        let origin = match self.origins.find(&target) {
+            Match::Allowed(origin) => origin,
+            Match::Foreign => return Ok(Route::Untouched),
+            Match::Insecure => return Err(insecure()),
+            Match::Relative => match self.default_origin.as_ref().map(|uri| self.origins.find_uri(uri)) {
+                Some(Match::Allowed(origin)) => origin,
+                Some(Match::Insecure) => return Err(insecure()),
+                Some(Match::Foreign | Match::Relative) => {
+                    return Err(AuthError::misconfigured("`default_origin` is not one of the allowed origins"));
+                }
+                None => {
+                    let why = "a request without scheme and host needs `AuthLayer::default_origin`";
+                    return Err(AuthError::misconfigured(why));
+                }
+            },
+        };
+        if self.session.issuer_is(target.scheme, target.authority, target.path) {
+            let why = "a request to the token endpoint went through the layer that waits for it";
+            return Err(AuthError::new(ErrorKind::Reentrant, why));
+        }
+        let permit = extensions.and_then(|extensions| extensions.get::<Permit>());
+        let named = extensions.and_then(|extensions| extensions.get::<AccountId>());
+        let mut accounts = permit.map(Permit::account).into_iter().chain(named).chain(&self.account);
+        if accounts.any(|account| account != self.session.account()) {
+            return Err(AuthError::misconfigured("the request names another account than the session's"));
+        }
+        let stale = has(extensions.map(|extensions| extensions.get::<ForwardStale>().is_some()));
+        let capability = permit
+            .map(Permit::capability)
+            .or_else(|| extensions.and_then(|extensions| extensions.get()))
+            .cloned()
+            .or_else(|| self.capability.as_ref().and_then(|f| f(&RequestHead::of(request))))
+            .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
+        let ask = Ask { capability, forward_stale: stale || self.forward_stale };
+        Ok(Route::Authenticated(Claim { ask, origin }))
+    }
+}
+
+fn insecure() -> AuthError {
+    AuthError::new(ErrorKind::InsecureOrigin, "a token never leaves over plain http, but to a literal loopback address")
+}

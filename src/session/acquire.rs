@@ -1,0 +1,250 @@
+//! What a request asks of a session: may I, with which token, and what now that it was refused (SEMANTICS §2).
+
+use super::{
+    Session,
+    flight::{Landing, Want},
+    inner::Inner,
+    snapshot::{Snapshot, TokenId},
+};
+use crate::{
+    clock::Stamp,
+    denial::{Capability, Denial, DenyReason},
+    error::{AuthError, ErrorKind},
+    event::AuthEvent,
+    offline::{Facts, GateContext, Permit},
+};
+use http::HeaderValue;
+use std::time::SystemTime;
+
+/// What a request wants to do, and what it puts up with.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) capability: Capability,
+    /// A spent token is better than none.
+    pub(crate) forward_stale: bool,
+}
+
+/// A token to attach, and which it is.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) header: HeaderValue,
+    pub(crate) token: TokenId,
+    /// When it was handed out: the start of the round trip.
+    pub(crate) at: Stamp,
+}
+
+/// What to do next with a request that is about to leave.
+pub(crate) enum Step {
+    Go(Pass),
+    Wait(Landing),
+    Refuse(AuthError),
+}
+
+/// What to do with a request that was refused.
+pub(crate) enum Reaction {
+    /// There is a newer token: replay.
+    Replay,
+    /// A refresh is under way.
+    Wait(Landing),
+    /// Deliver the answer, with this in its extensions.
+    Deliver(AuthError),
+}
+
+impl Inner {
+    /// What a gate may look at, of one snapshot at one moment.
+    fn facts<'a>(&self, snapshot: &'a Snapshot, now: Stamp) -> Facts<'a> {
+        let since = |moment: Option<Stamp>| moment.map(|moment| now.since(moment));
+        Facts {
+            online: self.config.reach.online(&self.config.time),
+            token_fresh: snapshot.fresh_for_gate(now),
+            grant_rejected: snapshot.rejected.is_some(),
+            now: Some(now.system()),
+            offline_for: since(snapshot.last_online_auth_at),
+            since_auth: since(snapshot.auth_time),
+            since_step_up: since(snapshot.step_up.filter(|done| now < done.until).map(|done| done.at)),
+            grants: &snapshot.grants,
+            grants_age: since(snapshot.grants_at),
+        }
+    }
+
+    /// Asks the gate. Locked, signed-out and never-signed-in sessions are denied before it is asked.
+    pub(crate) fn check(&self, snapshot: &Snapshot, capability: &Capability, now: Stamp) -> Result<(), Denial> {
+        let facts = self.facts(snapshot, now);
+        let cx = GateContext { capability, account: &self.id, state: &snapshot.state, facts: &facts };
+        cx.standing()?;
+        self.config.gate.check(&cx)
+    }
+
+    fn denied(&self, denial: Denial) -> AuthError {
+        self.event(AuthEvent::Denied {
+            account: self.id.clone(),
+            capability: denial.capability().clone(),
+            reason: denial.reason(),
+        });
+        denial.into()
+    }
+}
+
+impl Session {
+    /// May a request leave now, and with which token? `last`: no more waiting. `failed`: what the flight ended with that
+    /// this request has waited for.
+    pub(crate) fn step(&self, ask: &Ask, failed: Option<&AuthError>, last: bool) -> Step {
+        let inner = &self.0;
+        let now = inner.now();
+        let snapshot = inner.snapshot();
+        if let Some(access) = snapshot.fresh(now)
+            && now < access.soft_at
+            && !snapshot.is_dead()
+        {
+            // The path of nearly every request: no lock, no allocation.
+            return match inner.check(&snapshot, &ask.capability, now) {
+                Ok(()) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
+                Err(denial) => Step::Refuse(inner.denied(denial)),
+            };
+        }
+        drop(snapshot);
+        self.step_slowly(ask, failed, last, now)
+    }
+
+    #[cold]
+    fn step_slowly(&self, ask: &Ask, failed: Option<&AuthError>, last: bool, now: Stamp) -> Step {
+        let inner = &self.0;
+        if inner.is_within_own_flight() {
+            let why = "a refresher sent its request through the layer that waits for it";
+            return Step::Refuse(AuthError::new(ErrorKind::Reentrant, why));
+        }
+        inner.turn_if_spent();
+        let snapshot = inner.snapshot().clone();
+        let may_wait = !last && failed.is_none();
+        let verdict = inner.check(&snapshot, &ask.capability, now);
+        // Somebody else may have signed in: a dead session looks, before its denial counts.
+        let hopeless = |denial: &Denial| denial.reason().is_final() && !snapshot.is_dead();
+        if let Err(denial) = verdict.as_ref()
+            && hopeless(denial)
+        {
+            return Step::Refuse(inner.denied(denial.clone()));
+        }
+
+        let fresh = snapshot.fresh(now);
+        let online = inner.config.reach.online(&inner.config.time) != Some(false);
+        let mut error = failed.cloned();
+        match fresh {
+            Some(access) if now < access.hard_at || snapshot.is_dead() => {
+                if now >= access.soft_at && online && inner.config.background_refresh && may_wait {
+                    let _ = inner.join(Want::Token);
+                }
+            }
+            // If it cannot be had, what is still fresh goes on.
+            Some(_) => {
+                if online
+                    && may_wait
+                    && let Ok(landing) = inner.join(Want::Token)
+                {
+                    return Step::Wait(landing);
+                }
+            }
+            None if may_wait && (online || inner.config.reach.may_fly(&inner.config.time)) => {
+                match inner.join(Want::Token) {
+                    Ok(landing) => return Step::Wait(landing),
+                    Err(refused) => error = Some(refused),
+                }
+            }
+            None => {}
+        }
+        if let Err(denial) = verdict {
+            return Step::Refuse(inner.denied(denial));
+        }
+        match (fresh, &snapshot.access) {
+            (Some(access), _) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
+            (None, Some(stale)) if ask.forward_stale => Step::Go(Pass::new(&snapshot, stale.header.clone(), now)),
+            (None, _) => Step::Refuse(match error {
+                // Misconfigured, Aborted and the like say more than the state does.
+                Some(error) if !snapshot.is_dead() => error,
+                _ => snapshot.why_no_token(),
+            }),
+        }
+    }
+
+    /// A server refused `token`. `start_only`: the request cannot be replayed, but the others want a new token.
+    pub(crate) fn refused(&self, token: TokenId, origin: &str) -> Reaction {
+        let inner = &self.0;
+        let now = inner.now();
+        let snapshot = inner.snapshot().clone();
+        let current = snapshot.token_id();
+        let is_current = current.is_some_and(|it| (it.epoch, it.fingerprint) == (token.epoch, token.fingerprint));
+        if !is_current && snapshot.fresh(now).is_some() {
+            return Reaction::Replay; // a late 401 (P3)
+        }
+        if let Some(current) = current.filter(|_| is_current)
+            && let Err(error) = inner.refuse(current, origin)
+        {
+            return Reaction::Deliver(error);
+        }
+        match inner.join(Want::Token) {
+            Ok(landing) => Reaction::Wait(landing),
+            Err(error) => {
+                inner.turn_if_spent();
+                Reaction::Deliver(error)
+            }
+        }
+    }
+
+    /// The token for a replay, if the gate consents at this moment (P14).
+    pub(crate) fn reissue(&self, ask: &Ask) -> Result<Pass, AuthError> {
+        let inner = &self.0;
+        let now = inner.now();
+        let snapshot = inner.snapshot();
+        inner.check(&snapshot, &ask.capability, now).map_err(|denial| inner.denied(denial))?;
+        match snapshot.fresh(now) {
+            Some(access) => Ok(Pass::new(&snapshot, access.header.clone(), now)),
+            None => Err(snapshot.why_no_token()),
+        }
+    }
+
+    /// A server answered a request that left at `left`: we are online, and its clock says at least this.
+    pub(crate) fn answered(&self, date: Option<SystemTime>, left: Stamp) {
+        let config = &self.0.config;
+        config.reach.answered(&config.time);
+        if let Some(date) = date {
+            config.time.at_least(date, left);
+        }
+    }
+
+    /// Nobody answered.
+    pub(crate) fn unanswered(&self) {
+        self.0.config.reach.unanswered();
+    }
+
+    pub(crate) fn issuer_is(&self, scheme: Option<&str>, authority: Option<&str>, path: &str) -> bool {
+        self.0.config.endpoint.as_ref().is_some_and(|endpoint| {
+            endpoint.path() == path
+                && endpoint.scheme_str() == scheme
+                && endpoint.authority().map(http::uri::Authority::as_str) == authority
+        })
+    }
+
+    pub(crate) fn permit(&self, capability: Capability) -> Result<Permit, Denial> {
+        let inner = &self.0;
+        inner.turn_if_spent();
+        let answer = inner.check(&inner.snapshot(), &capability, inner.now());
+        let account = inner.id.clone();
+        match answer {
+            Ok(()) => {
+                inner.event(AuthEvent::Permitted { account: account.clone(), capability: capability.clone() });
+                Ok(Permit::new(capability, account))
+            }
+            Err(denial) => {
+                let reason: DenyReason = denial.reason();
+                inner.event(AuthEvent::Denied { account, capability, reason });
+                Err(denial)
+            }
+        }
+    }
+}
+
+impl Pass {
+    fn new(snapshot: &Snapshot, header: HeaderValue, at: Stamp) -> Self {
+        let fingerprint = snapshot.access.as_ref().map_or(0, |access| access.fingerprint);
+        Self { header, token: TokenId { epoch: snapshot.epoch, generation: snapshot.generation, fingerprint }, at }
+    }
+}

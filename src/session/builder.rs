@@ -1,0 +1,240 @@
+//! [`SessionBuilder`]: what a session is made of, and how it begins.
+
+use super::{
+    Session,
+    cooldown::CoolDown,
+    inner::{Config, Inner},
+    record::{Record, Standing},
+    snapshot::{Snapshot, Windows},
+    tasks,
+    vault::Vault,
+};
+use crate::{
+    account::{AccountId, hex},
+    clock::{Clock, SystemClock, Timekeeper},
+    error::AuthError,
+    event::Observer,
+    failure::{FailureClassifier, RefreshError},
+    offline::{AnyToken, Connectivity, OfflineGate, Reachability},
+    refresher::{Refresher, SharedRefresher},
+    state::{AuthState, LockCause, SignedOutCause},
+    store::{MemoryStore, SessionStore, SharedStore},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// What a session is made of.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_reauth::{MemoryStore, Session, Tokens, refresh_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::AuthError> {
+/// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("fresh"))))
+///     .store(MemoryStore::new())
+///     .refresh_timeout(Duration::from_secs(15))
+///     .on_lock(|account, cause| eprintln!("{} is locked: {cause:?}", account.subject()))
+///     .open("alice")
+///     .await?;
+/// # drop(session); Ok(()) }
+/// ```
+#[must_use]
+pub struct SessionBuilder {
+    refresher: SharedRefresher,
+    store: Option<SharedStore>,
+    gate: Option<Box<dyn OfflineGate>>,
+    connectivity: Option<Box<dyn Connectivity>>,
+    clock: Option<Arc<dyn Clock>>,
+    observers: Vec<Box<dyn Observer>>,
+    classifier: FailureClassifier,
+    refresh_before: Option<Duration>,
+    refresh_timeout: Duration,
+    journal: bool,
+    background_refresh: bool,
+    persist_access_token: bool,
+    on_wipe: Vec<Box<dyn Fn(&AccountId) + Send + Sync>>,
+    on_lock: Vec<Box<dyn Fn(&AccountId, LockCause) + Send + Sync>>,
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").finish_non_exhaustive()
+    }
+}
+
+impl SessionBuilder {
+    pub(crate) fn new(refresher: impl Refresher) -> Self {
+        Self {
+            refresher: SharedRefresher::new(refresher),
+            store: None,
+            gate: None,
+            connectivity: None,
+            clock: None,
+            observers: Vec::new(),
+            classifier: FailureClassifier::new(),
+            refresh_before: None,
+            refresh_timeout: Duration::from_secs(30),
+            journal: true,
+            background_refresh: true,
+            persist_access_token: true,
+            on_wipe: Vec::new(),
+            on_lock: Vec::new(),
+        }
+    }
+
+    /// Where the session is kept. Defaults to a [`MemoryStore`]: until the process ends.
+    pub fn store(mut self, store: impl SessionStore) -> Self {
+        self.store = Some(SharedStore::new(store));
+        self
+    }
+
+    /// Who decides what may be done. Defaults to none: everything is allowed that has, or may get, a token.
+    pub fn gate(mut self, gate: impl OfflineGate) -> Self {
+        self.gate = Some(Box::new(gate));
+        self
+    }
+
+    /// What the platform knows about the network. Defaults to unknown, which counts as online.
+    pub fn connectivity(mut self, connectivity: impl Connectivity) -> Self {
+        self.connectivity = Some(Box::new(connectivity));
+        self
+    }
+
+    /// Defaults to [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Adds an observer.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// What failures of the token endpoint mean. Defaults to [`FailureClassifier::new`].
+    pub fn classifier(mut self, classifier: FailureClassifier) -> Self {
+        self.classifier = classifier;
+        self
+    }
+
+    /// The soft window: how long before its expiry a token is refreshed in the background. At most half of the lifetime.
+    /// Defaults to min(300 s, 20 % of the lifetime).
+    pub fn refresh_before(mut self, window: Duration) -> Self {
+        self.refresh_before = Some(window);
+        self
+    }
+
+    /// How long one exchange may take. Defaults to 30 s. Leases are asked for this and 15 s more.
+    pub fn refresh_timeout(mut self, limit: Duration) -> Self {
+        self.refresh_timeout = limit;
+        self
+    }
+
+    /// Whether an exchange is written down before it is made, so that a lost rotation can be told from a revocation.
+    /// Defaults to `true`; off for servers known not to rotate refresh tokens.
+    pub fn journal(mut self, on: bool) -> Self {
+        self.journal = on;
+        self
+    }
+
+    /// Whether requests start refreshes ahead of need. Defaults to `true`; off for short-lived programs.
+    pub fn background_refresh(mut self, on: bool) -> Self {
+        self.background_refresh = on;
+        self
+    }
+
+    /// Whether the access token is stored too. Defaults to `true`: processes that share a store adopt each other's. Off
+    /// for unshared stores.
+    pub fn persist_access_token(mut self, on: bool) -> Self {
+        self.persist_access_token = on;
+        self
+    }
+
+    /// Called at a hard sign-out, when an account's data must go. Must not block.
+    pub fn on_wipe(mut self, f: impl Fn(&AccountId) + Send + Sync + 'static) -> Self {
+        self.on_wipe.push(Box::new(f));
+        self
+    }
+
+    /// Called when an account is locked. Must not block.
+    pub fn on_lock(mut self, f: impl Fn(&AccountId, LockCause) + Send + Sync + 'static) -> Self {
+        self.on_lock.push(Box::new(f));
+        self
+    }
+
+    /// Restores what is stored; no network, no lease.
+    ///
+    /// # Errors
+    /// `Store` if the record cannot be read (it is left as it is), `Misconfigured` if it belongs to another issuer or
+    /// client, or if there is no tokio runtime (with its timer).
+    pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
+        let account = account.into();
+        tasks::runtime()?;
+        let store = self.store.unwrap_or_else(|| SharedStore::new(MemoryStore::new()));
+        let vault = Vault::new(store, account, self.refresher.issuer(), self.refresher.client_id());
+        let config = Arc::new(Config {
+            self_starting: !self.refresher.needs_refresh_token(),
+            endpoint: self.refresher.issuer().parse().ok().filter(|uri: &http::Uri| uri.authority().is_some()),
+            refresher: self.refresher,
+            gate: self.gate.unwrap_or_else(|| Box::new(AnyToken)),
+            reach: Reachability::new(self.connectivity),
+            time: Timekeeper::new(self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()))),
+            observers: self.observers,
+            classifier: self.classifier,
+            windows: Windows::new(self.refresh_before),
+            refresh_timeout: self.refresh_timeout,
+            journal: self.journal,
+            background_refresh: self.background_refresh,
+            persist_access_token: self.persist_access_token,
+            on_wipe: self.on_wipe,
+            on_lock: self.on_lock,
+        });
+        restore(config, vault).await
+    }
+}
+
+async fn restore(config: Arc<Config>, vault: Vault) -> Result<Session, AuthError> {
+    let mut owner = [0; 16];
+    getrandom::fill(&mut owner)
+        .map_err(|error| AuthError::misconfigured("the system has no random numbers").caused_by(error.to_string()))?;
+    let found = vault.load().await?;
+    let mark = vault.mark().await?;
+    let live = found.map(|found| found.record).filter(|record| record.epoch >= mark);
+    let snapshot = match &live {
+        Some(record) => Snapshot::new(record.epoch, record.generation, AuthState::SignedOut(SignedOutCause::Here)),
+        None => Snapshot::new(mark, 0, without_record(mark, config.self_starting)),
+    };
+    let inner = Inner::new(config, vault, hex(&owner), snapshot);
+    if let Some(record) = &live {
+        inner.restore(record);
+    }
+    Ok(Session(Arc::new(inner)))
+}
+
+/// Where a session stands that has no record.
+fn without_record(mark: u64, self_starting: bool) -> AuthState {
+    match mark {
+        mark if mark % 2 == 1 => AuthState::SignedOut(SignedOutCause::Here),
+        _ if self_starting => AuthState::Active { reauth_pending: false, unsaved: false },
+        0 => AuthState::SignedOut(SignedOutCause::Never),
+        _ => AuthState::SignedOut(SignedOutCause::Elsewhere),
+    }
+}
+
+impl Inner {
+    /// What a record says, at the start of a session.
+    fn restore(&self, record: &Record) {
+        if record.standing != Standing::SignedOut {
+            self.adopt(record);
+        }
+        if let Some(failure) = &record.failure {
+            let left = failure.until.since(self.now());
+            if left <= super::cooldown::LONGEST_RETRY_AFTER && !left.is_zero() {
+                let error = AuthError::from(RefreshError::new(failure.kind.into()));
+                let until = self.monotonic().saturating_add(left);
+                self.remember(CoolDown { error, until, server_said: failure.server_said });
+            }
+        }
+        self.turn_if_spent();
+    }
+}

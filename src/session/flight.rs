@@ -1,0 +1,211 @@
+//! Single flight: at most one refresh per account and epoch, in a task of its own, its result shared by all who wait.
+//!
+//! `Shared` stands around the receiving end of a channel, never around the exchange: whoever waits may leave, and all of
+//! them together, and the exchange goes on.
+
+use super::{
+    cooldown::{CoolDown, Tripped},
+    inner::Inner,
+    refresh,
+    snapshot::TokenId,
+    tasks,
+};
+use crate::{
+    error::{AuthError, ErrorKind},
+    event::AuthEvent,
+    store::SharedLease,
+};
+use futures_util::{
+    FutureExt as _,
+    future::{Map, Shared},
+};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+pub(crate) type Outcome = Result<(), AuthError>;
+
+type Received = Result<Outcome, oneshot::error::RecvError>;
+
+/// The end of a flight: cheap to clone, cancel-safe, one wake-up per waiter.
+pub(crate) type Landing = Shared<Map<oneshot::Receiver<Outcome>, fn(Received) -> Outcome>>;
+
+/// The flight in the air.
+pub(crate) struct Flight {
+    number: u64,
+    epoch: u64,
+    landing: Landing,
+}
+
+/// Why somebody wants a refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A token, now or soon.
+    Token,
+    /// A token set newer than the present one, whatever its age: `Session::refresh`.
+    Newer,
+}
+
+tokio::task_local! {
+    /// The sessions whose exchange this task is a part of.
+    static WITHIN: Arc<Vec<usize>>;
+}
+
+impl Inner {
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Whether this task is a part of this session's own exchange: waiting for it would wait for ever (P11).
+    pub(crate) fn is_within_own_flight(&self) -> bool {
+        WITHIN.try_with(|within| within.contains(&self.identity())).unwrap_or(false)
+    }
+
+    /// Runs an exchange so that requests it makes through this session's layer are recognized.
+    pub(crate) async fn within<T>(&self, exchange: impl Future<Output = T>) -> T {
+        let mut within = WITHIN.try_with(|within| Vec::clone(within)).unwrap_or_default();
+        within.push(self.identity());
+        WITHIN.scope(Arc::new(within), exchange).await
+    }
+
+    /// Starts a refresh, or joins the one in the air. Answers at once: a landing to wait for, or why there is none.
+    pub(crate) fn join(self: &Arc<Self>, want: Want) -> Result<Landing, AuthError> {
+        if self.is_within_own_flight() {
+            return Err(AuthError::new(ErrorKind::Reentrant, "a refresh asked the session that waits for it"));
+        }
+        let runtime = tasks::runtime()?;
+        let now = self.monotonic();
+        self.edit(|edit| {
+            let snapshot = edit.snapshot();
+            if let Some(flight) = &edit.desk.flight
+                && flight.epoch == snapshot.epoch
+            {
+                return Ok(flight.landing.clone());
+            }
+            if snapshot.is_dead() {
+                // Nothing to exchange; somebody else may have signed in. It is looked for at the cool-down's pace.
+                if want == Want::Newer || now < edit.desk.look_at {
+                    return Err(snapshot.why_no_token());
+                }
+                edit.desk.looks = edit.desk.looks.saturating_add(1);
+                edit.desk.look_at = now.saturating_add(super::cooldown::backoff(edit.desk.looks));
+            } else if snapshot.rejected.is_some() {
+                return Err(snapshot.why_no_token());
+            } else if let Some(error) = edit.desk.cool_down.as_ref().and_then(|pause| pause.running(now)) {
+                return Err(error);
+            } else if want == Want::Newer
+                && let Some(left) = edit.desk.breakers.values().filter_map(|breaker| breaker.left(now)).max()
+            {
+                return Err(breaker_is_open(left));
+            }
+
+            let (tx, rx) = oneshot::channel();
+            let landing: Landing = rx.map(landed as fn(Received) -> Outcome).shared();
+            edit.desk.flights += 1;
+            let number = edit.desk.flights;
+            edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, landing: landing.clone() });
+            let seat = Seat { inner: self.clone(), number, tx: Some(tx), lease: None, outcome: None };
+            let within = WITHIN.try_with(Arc::clone).unwrap_or_default();
+            let base = snapshot.generation;
+            tasks::spawn(&runtime, WITHIN.scope(within, fly(seat, snapshot.epoch, base, snapshot.is_dead())));
+            Ok(landing)
+        })
+    }
+
+    /// The landing of the flight in the air, if there is one.
+    pub(crate) fn in_the_air(&self) -> Option<Landing> {
+        self.edit(|edit| edit.desk.flight.as_ref().map(|flight| flight.landing.clone()))
+    }
+
+    /// A 401 answered `token` at `origin`: counts it, and marks the token as refused so that new requests wait.
+    /// `Err`: the server refuses every fresh token, and its 401s are delivered for a while (P4).
+    pub(crate) fn refuse(&self, token: TokenId, origin: &str) -> Result<(), AuthError> {
+        /// A token of unknown expiry counts as refused before it expired if it is no older than this.
+        const JUST_ISSUED: Duration = Duration::from_secs(2);
+        let (now, mono) = (self.now(), self.monotonic());
+        self.edit(|edit| {
+            let snapshot = edit.snapshot();
+            if snapshot.token_id() != Some(token) {
+                return Ok(());
+            }
+            let unexpired = snapshot.access.as_ref().is_some_and(|access| match access.expires_at {
+                Some(end) => now < end,
+                None => now.since(access.sent_at) <= JUST_ISSUED,
+            });
+            if unexpired {
+                let breaker = edit.desk.breakers.entry(origin.to_owned()).or_default();
+                match breaker.refuse(token, mono) {
+                    Tripped::No => {}
+                    Tripped::Open(left) => return Err(breaker_is_open(left)),
+                    Tripped::JustNow(left) => {
+                        edit.event(AuthEvent::BreakerOpened {
+                            account: self.id.clone(),
+                            origin: origin.to_owned(),
+                            retry_after: left,
+                        });
+                        return Err(breaker_is_open(left));
+                    }
+                }
+            }
+            edit.amend(|snapshot| snapshot.refused = true);
+            Ok(())
+        })
+    }
+}
+
+fn breaker_is_open(left: Duration) -> AuthError {
+    AuthError::new(ErrorKind::Unavailable, "the server refuses every fresh token").after(left)
+}
+
+fn landed(received: Received) -> Outcome {
+    received.unwrap_or_else(|_| Err(aborted()))
+}
+
+fn aborted() -> AuthError {
+    AuthError::new(ErrorKind::Aborted, "the refresh ended without an answer")
+}
+
+/// The right to the slot. Dropped, however the flight ends: frees the slot, then the lease, then wakes the waiters.
+pub(crate) struct Seat {
+    pub(crate) inner: Arc<Inner>,
+    number: u64,
+    tx: Option<oneshot::Sender<Outcome>>,
+    pub(crate) lease: Option<SharedLease>,
+    outcome: Option<Outcome>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.inner.edit(|edit| {
+            if edit.desk.flight.as_ref().is_some_and(|flight| flight.number == self.number) {
+                edit.desk.flight = None;
+            }
+        });
+        drop(self.lease.take());
+        if let Some(tx) = self.tx.take() {
+            let _ = tx.send(self.outcome.take().unwrap_or_else(|| Err(aborted())));
+        }
+    }
+}
+
+async fn fly(mut seat: Seat, epoch: u64, base: u64, look_only: bool) {
+    let _job = seat.inner.jobs.start();
+    let flight = AssertUnwindSafe(async {
+        match look_only {
+            true => refresh::look(&seat.inner).await,
+            false => refresh::run(&mut seat, epoch, base).await,
+        }
+    });
+    let outcome = match flight.catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(_panic) => {
+            let error = aborted();
+            seat.inner.remember(CoolDown {
+                error: error.clone(),
+                until: seat.inner.monotonic().saturating_add(super::cooldown::backoff(1)),
+                server_said: false,
+            });
+            Err(error)
+        }
+    };
+    seat.outcome = Some(outcome);
+}

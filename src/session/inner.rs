@@ -1,0 +1,248 @@
+//! What all clones of a session share, and the one place where it changes.
+
+use super::{
+    cooldown::{Breaker, CoolDown},
+    flight::Flight,
+    keeper::KeeperHandle,
+    record::Record,
+    sign_out::Farewell,
+    snapshot::{Access, Snapshot, Windows},
+    tasks::Jobs,
+    vault::Vault,
+};
+use crate::{
+    account::AccountId,
+    clock::{Stamp, Timekeeper},
+    event::{AuthEvent, Observer},
+    failure::FailureClassifier,
+    offline::{OfflineGate, Reachability},
+    refresher::SharedRefresher,
+    state::{self, AuthState, Input, LockCause, SignedOutCause},
+};
+use arc_swap::ArcSwap;
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// What a session is made of; the same for every account of one builder.
+pub(crate) struct Config {
+    pub(crate) refresher: SharedRefresher,
+    /// `!needs_refresh_token()`: a session without tokens is not signed out.
+    pub(crate) self_starting: bool,
+    /// The token endpoint, if the refresher names one: requests to it never get a token.
+    pub(crate) endpoint: Option<http::Uri>,
+    pub(crate) gate: Box<dyn OfflineGate>,
+    pub(crate) reach: Reachability,
+    pub(crate) time: Timekeeper,
+    pub(crate) observers: Vec<Box<dyn Observer>>,
+    pub(crate) classifier: FailureClassifier,
+    pub(crate) windows: Windows,
+    pub(crate) refresh_timeout: Duration,
+    pub(crate) journal: bool,
+    pub(crate) background_refresh: bool,
+    pub(crate) persist_access_token: bool,
+    pub(crate) on_wipe: Vec<Box<dyn Fn(&AccountId) + Send + Sync>>,
+    pub(crate) on_lock: Vec<Box<dyn Fn(&AccountId, LockCause) + Send + Sync>>,
+}
+
+impl Config {
+    /// The term of a lease, and of a journal: a refresh, and the store calls around it.
+    pub(crate) fn term(&self) -> Duration {
+        self.refresh_timeout.saturating_add(Duration::from_secs(15))
+    }
+}
+
+/// One account.
+pub(crate) struct Inner {
+    pub(crate) id: AccountId,
+    pub(crate) config: Arc<Config>,
+    pub(crate) vault: Vault,
+    /// This session in this process, as journals name it.
+    pub(crate) owner: String,
+    pub(crate) states: watch::Sender<AuthState>,
+    pub(crate) jobs: Jobs,
+    snapshot: ArcSwap<Snapshot>,
+    desk: Mutex<Desk>,
+}
+
+/// What is needed off the hot path only.
+#[derive(Default)]
+pub(crate) struct Desk {
+    pub(crate) flight: Option<Flight>,
+    pub(crate) flights: u64,
+    pub(crate) cool_down: Option<CoolDown>,
+    /// Transient failures in a row.
+    pub(crate) failures: u32,
+    /// Backoffs that were written down before this moment are over.
+    pub(crate) forgiven: Option<Stamp>,
+    pub(crate) breakers: HashMap<String, Breaker>,
+    /// Holds tokens that could not be saved yet, and their lease.
+    pub(crate) keeper: Option<KeeperHandle>,
+    /// A sign-out or lock whose tombstone is not written yet.
+    pub(crate) farewell: Option<Farewell>,
+    /// When a dead session may look into the store again (monotonic), and how often it did in vain.
+    pub(crate) look_at: Duration,
+    pub(crate) looks: u32,
+    /// A timer waits for the expiry of an access token that cannot be refreshed.
+    pub(crate) expiry_watched: bool,
+    events: VecDeque<AuthEvent>,
+    telling: bool,
+}
+
+impl Inner {
+    pub(crate) fn new(config: Arc<Config>, vault: Vault, owner: String, snapshot: Snapshot) -> Self {
+        Self {
+            id: vault.account().clone(),
+            config,
+            vault,
+            owner,
+            states: watch::Sender::new(snapshot.state.clone()),
+            jobs: Jobs::default(),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            desk: Mutex::default(),
+        }
+    }
+
+    /// What requests read: no lock, no reference count.
+    pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    pub(crate) fn now(&self) -> Stamp {
+        self.config.time.now()
+    }
+
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.config.time.monotonic()
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        // Nothing under this lock leaves it half-way: a panic there (in a clock, say) poisons nothing.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one way to change a session: under the lock, with what follows from it (the state stream, the events) in order.
+    pub(crate) fn edit<T>(&self, f: impl FnOnce(&mut Edit<'_>) -> T) -> T {
+        let mut desk = self.desk();
+        let mut edit = Edit { inner: self, desk: &mut desk, now: None };
+        let out = f(&mut edit);
+        if let Some(snapshot) = edit.now.take() {
+            let state = snapshot.state.clone();
+            self.snapshot.store(Arc::new(snapshot));
+            if *self.states.borrow() != state {
+                self.states.send_replace(state.clone());
+                desk.events.push_back(AuthEvent::StateChanged { account: self.id.clone(), state });
+            }
+        }
+        drop(desk);
+        self.tell();
+        out
+    }
+
+    /// For events that change nothing.
+    pub(crate) fn event(&self, event: AuthEvent) {
+        if !self.config.observers.is_empty() {
+            self.desk().events.push_back(event);
+            self.tell();
+        }
+    }
+
+    /// Hands events to the observers, in order and without the lock: an observer may ask the session.
+    fn tell(&self) {
+        loop {
+            let event = {
+                let mut desk = self.desk();
+                if desk.telling {
+                    return; // whoever tells goes on until there is nothing left
+                }
+                match desk.events.pop_front() {
+                    Some(event) => {
+                        desk.telling = true;
+                        event
+                    }
+                    None => return,
+                }
+            };
+            for observer in &self.config.observers {
+                let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+            }
+            self.desk().telling = false;
+        }
+    }
+
+    /// The access token of a record, ready to attach. One that cannot be attached is as good as none.
+    pub(crate) fn access_of(&self, record: &Record) -> Option<Access> {
+        let token = record.access_token.clone()?;
+        let sent_at = record.access_sent_at.or(record.last_online_auth_at)?;
+        Access::restored(token, sent_at, record.access_expires_at, &self.config.windows).ok()
+    }
+}
+
+/// A change in the making.
+pub(crate) struct Edit<'a> {
+    inner: &'a Inner,
+    pub(crate) desk: &'a mut Desk,
+    now: Option<Snapshot>,
+}
+
+impl Edit<'_> {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        match &self.now {
+            Some(snapshot) => Arc::new(snapshot.clone()),
+            None => self.inner.snapshot.load_full(),
+        }
+    }
+
+    /// Changes the snapshot in place.
+    pub(crate) fn amend(&mut self, f: impl FnOnce(&mut Snapshot)) {
+        let snapshot = self.now.get_or_insert_with(|| (**self.inner.snapshot.load()).clone());
+        f(snapshot);
+    }
+
+    /// Moves the state by the one transition function.
+    pub(crate) fn input(&mut self, input: Input) {
+        self.amend(|snapshot| snapshot.state = state::next(&snapshot.state, input));
+    }
+
+    /// Publishes another token set or another epoch; never one of an older epoch (P13). A step-up outlives a renewal.
+    /// `input` moves the state; without one it stays. Answers whether it was published.
+    pub(crate) fn publish(&mut self, mut next: Snapshot, input: impl Into<Option<Input>>) -> bool {
+        let old = self.snapshot();
+        if next.epoch < old.epoch {
+            return false;
+        }
+        if next.epoch == old.epoch {
+            next.step_up = old.step_up;
+        }
+        next.state = match input.into() {
+            Some(input) => state::next(&old.state, input),
+            None => old.state.clone(),
+        };
+        if next.fresh(self.inner.now()).is_some() {
+            self.desk.cool_down = None;
+            self.desk.failures = 0;
+        }
+        self.desk.look_at = Duration::ZERO;
+        self.desk.looks = 0;
+        self.now = Some(next);
+        true
+    }
+
+    /// Nobody is signed in any more, from this epoch on.
+    pub(crate) fn publish_signed_out(&mut self, epoch: u64, cause: SignedOutCause) -> bool {
+        let state = AuthState::SignedOut(cause);
+        let old = self.snapshot();
+        if old.epoch == epoch && old.is_dead() {
+            return false; // the tombstone of what is known already
+        }
+        self.publish(Snapshot::new(epoch, 0, state), Input::SignedOut(cause))
+    }
+
+    pub(crate) fn event(&mut self, event: AuthEvent) {
+        self.desk.events.push_back(event);
+    }
+}

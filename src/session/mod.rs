@@ -1,0 +1,283 @@
+//! One account's tokens and everything that is known about them.
+//!
+//! Requests read a [`snapshot`](snapshot::Snapshot) and nothing else. A refresh is a detached task that owns everything
+//! between "a new token is needed" and "it is durable and published". What decides is pure: `plan` and `state`.
+
+mod acquire;
+mod adopt;
+mod builder;
+mod commit;
+mod cooldown;
+mod flight;
+mod inner;
+mod keep_fresh;
+mod keeper;
+mod plan;
+mod record;
+mod refresh;
+mod sign_in;
+mod sign_out;
+mod snapshot;
+mod tasks;
+mod vault;
+mod watch;
+
+pub use builder::SessionBuilder;
+pub use keep_fresh::KeepFresh;
+pub use sign_out::SignOut;
+pub use watch::StateWatch;
+
+pub(crate) use acquire::{Ask, Pass, Reaction, Step};
+pub(crate) use flight::Landing;
+pub(crate) use snapshot::TokenId;
+
+use crate::{
+    account::AccountId,
+    denial::{Capability, Denial},
+    error::{AuthError, ErrorKind},
+    offline::Permit,
+    refresher::Refresher,
+    state::{AuthState, LockCause},
+    store::StoreErrorKind,
+    token::{AccessToken, Grants, SignIn},
+};
+use flight::{Outcome, Want};
+use inner::Inner;
+use sign_out::Departure;
+use snapshot::SteppedUp;
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+/// One account's tokens and everything that is known about them. Clones share it.
+///
+/// Dropping every clone stops nothing that is under way: an exchange that has started completes and is saved. A program
+/// that ends soon after its last request calls [`close`](Self::close).
+///
+/// ```
+/// use tower_reauth::{AuthState, Session, Tokens, refresh_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::AuthError> {
+/// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("second").with_refresh_token("r2"))))
+///     .open("alice")
+///     .await?;
+/// session.sign_in(Tokens::new("first").with_refresh_token("r1")).await?;
+/// session.refresh().await?;
+/// assert_eq!(session.access_token().await?.expose(), "second");
+/// assert!(matches!(session.state(), AuthState::Active { .. }));
+/// session.close().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("account", &self.0.id).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Starts from what gets new tokens.
+    pub fn builder(refresher: impl Refresher) -> SessionBuilder {
+        SessionBuilder::new(refresher)
+    }
+
+    /// Whose session it is.
+    pub fn account(&self) -> &AccountId {
+        &self.0.id
+    }
+
+    /// Takes the tokens of a sign-in: durable and told to every process that shares the store when it returns. Completes
+    /// even if the caller is dropped.
+    ///
+    /// If the store cannot be written within 10 s, the tokens are used all the same, as `Active { unsaved: true }`, and
+    /// saving is retried.
+    ///
+    /// # Errors
+    /// `InvalidToken`, `Misconfigured` (another subject, another token type): nothing has changed then.
+    pub async fn sign_in(&self, sign_in: impl Into<SignIn>) -> Result<(), AuthError> {
+        self.detached(self.0.clone().sign_in(sign_in.into())).await
+    }
+
+    /// Signs out: at once, offline too, and in every process that shares the store. The refresh token is revoked in the
+    /// background (RFC 7009), for up to 10 s. Completes even if the caller is dropped.
+    ///
+    /// # Errors
+    /// `Store`: the session has ended in this process, but the store could not be told.
+    pub async fn sign_out(&self, how: SignOut) -> Result<(), AuthError> {
+        self.detached(self.0.clone().leave(Departure::SignOut(how))).await
+    }
+
+    /// The state now.
+    pub fn state(&self) -> AuthState {
+        self.0.turn_if_spent();
+        self.0.snapshot().state.clone()
+    }
+
+    /// The state, now and later.
+    pub fn watch(&self) -> StateWatch {
+        StateWatch::new(self.0.states.subscribe())
+    }
+
+    /// Starts or joins an exchange, whatever the token's age; `Ok` once a token set newer than the one current at the
+    /// call is published. Cancelling the wait cancels nothing else.
+    ///
+    /// # Errors
+    /// At once in a cool-down or in a state that no exchange can end; else what the exchange ended with.
+    pub async fn refresh(&self) -> Result<(), AuthError> {
+        self.0.join(Want::Newer)?.await
+    }
+
+    /// A fresh access token, refreshed first if need be: for what does not go through the layer. It is not asked of the
+    /// gate.
+    ///
+    /// # Errors
+    /// As a request would get them: typed by state, or by what the refresh ended with.
+    pub async fn access_token(&self) -> Result<AccessToken, AuthError> {
+        let inner = &self.0;
+        for turn in 0.. {
+            let now = inner.now();
+            let snapshot = inner.snapshot().clone();
+            if let Some(access) = snapshot.fresh(now) {
+                if now >= access.soft_at && inner.config.background_refresh {
+                    let _ = inner.join(Want::Token);
+                }
+                return Ok(access.token.clone());
+            }
+            let offline = inner.config.reach.online(&inner.config.time) == Some(false);
+            if turn >= 3 || (offline && !inner.config.reach.may_fly(&inner.config.time)) {
+                break;
+            }
+            inner.join(Want::Token)?.await?;
+        }
+        inner.turn_if_spent();
+        Err(inner.snapshot().why_no_token())
+    }
+
+    /// Asks the gate: for code that creates commands, and for interfaces that grey them out. The layer asks again when a
+    /// request leaves.
+    ///
+    /// # Errors
+    /// The denial, with a reason and a remedy.
+    pub fn authorize(&self, capability: impl Into<Capability>) -> Result<Permit, Denial> {
+        self.permit(capability.into())
+    }
+
+    /// What the user may do, as a server said just now; durable when it returns. Only narrower scopes of later token
+    /// answers change them.
+    ///
+    /// # Errors
+    /// `SignedOut` and the like if nobody is signed in, `Store` if it could not be saved: nothing has changed then.
+    pub async fn set_grants(&self, grants: Grants) -> Result<(), AuthError> {
+        self.detached(self.0.clone().save_grants(grants)).await
+    }
+
+    /// Locks the account, as the application or a resource server says: all tokens are dropped, everywhere. It ends with
+    /// a sign-in. Completes even if the caller is dropped.
+    ///
+    /// # Errors
+    /// `Store`: the account is locked in this process, but the store could not be told.
+    pub async fn lock(&self, cause: LockCause) -> Result<(), AuthError> {
+        self.detached(self.0.clone().leave(Departure::Lock(cause))).await
+    }
+
+    /// The network is back: ends the backoff, but not a server's `Retry-After`. A session that went stale is refreshed
+    /// in the background.
+    pub fn reconnected(&self) {
+        let inner = &self.0;
+        let now = inner.now();
+        inner.edit(|edit| {
+            edit.desk.cool_down.take_if(|pause| !pause.server_said);
+            edit.desk.failures = 0;
+            edit.desk.forgiven = Some(now);
+            edit.desk.look_at = Duration::ZERO;
+        });
+        if inner.config.background_refresh && matches!(self.state(), AuthState::OfflineStale { .. }) {
+            let _ = inner.join(Want::Token);
+        }
+    }
+
+    /// Refreshes ahead of need, also when idle, until the guard is dropped. It outlives failures and sign-outs.
+    pub fn keep_fresh(&self) -> KeepFresh {
+        KeepFresh::start(&self.0)
+    }
+
+    /// A step-up that the application did by itself counts for this long, by trusted time. In memory only.
+    pub fn step_up(&self, valid_for: Duration) {
+        let at = self.0.now();
+        self.0.edit(|edit| edit.amend(|snapshot| snapshot.step_up = Some(SteppedUp { at, until: at.plus(valid_for) })));
+    }
+
+    /// After a sign-out or a lock: lets a session start by itself again, where no refresh token is needed (client
+    /// credentials). Does nothing if it is not signed out.
+    ///
+    /// # Errors
+    /// `SignedOut` if a sign-in is needed, `Store` if the store could not be told: nothing has changed then.
+    pub async fn resume(&self) -> Result<(), AuthError> {
+        self.detached(self.0.clone().begin_again()).await
+    }
+
+    /// Waits for the refresh under way, for tokens that are not saved yet, and for a revocation: what a short-lived
+    /// program does last. The session can be used afterwards.
+    ///
+    /// # Errors
+    /// `Store` if tokens could not be saved: they are lost when the process ends now.
+    pub async fn close(&self) -> Result<(), AuthError> {
+        tasks::runtime()?;
+        while let Some(landing) = self.0.in_the_air() {
+            let _ = landing.await;
+        }
+        let settled = self.0.settle_unsaved().await;
+        self.0.jobs.idle().await;
+        match settled {
+            Ok(_released) => Ok(()),
+            Err(error) => {
+                Err(AuthError::new(ErrorKind::Store, "the newest tokens could not be saved").caused_by(error))
+            }
+        }
+    }
+
+    /// Runs in a task of its own: the caller may leave.
+    async fn detached(&self, work: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
+        let runtime = tasks::runtime()?;
+        let (tx, rx) = oneshot::channel();
+        let job = self.0.jobs.start();
+        tasks::spawn(&runtime, async move {
+            let outcome = work.await;
+            drop(job);
+            let _ = tx.send(outcome);
+        });
+        rx.await.unwrap_or_else(|_| Err(AuthError::new(ErrorKind::Aborted, "the task ended without an answer")))
+    }
+}
+
+impl Inner {
+    /// Durable, under the lease; somebody else's change to the record in between is kept.
+    async fn save_grants(self: Arc<Self>, grants: Grants) -> Outcome {
+        const LEASE_WAIT: Duration = Duration::from_secs(10);
+        if self.snapshot().is_dead() {
+            return Err(self.snapshot().why_no_token());
+        }
+        let mut lease = match self.settle_unsaved().await? {
+            Some(lease) => lease,
+            None => self.vault.lease(self.config.term(), LEASE_WAIT).await?,
+        };
+        for _ in 0..4 {
+            let (found, mark) = (self.vault.load().await?, self.vault.mark().await?);
+            let Some(mut found) = found.filter(|found| found.record.epoch >= mark) else { break };
+            if found.record.epoch != self.snapshot().epoch {
+                break;
+            }
+            found.record.set_grants(grants.clone(), self.now());
+            match self.vault.save(&mut lease, Some(&found.version), &found.record).await {
+                Ok(_) => {
+                    self.adopt(&found.record);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AuthError::new(ErrorKind::SignedOut, "the stored session is another one by now"))
+    }
+}

@@ -1,0 +1,125 @@
+//! The beginning of a session: a new epoch, saved under the lease, told to everybody, published (SEMANTICS §8).
+
+use super::{
+    flight::Outcome,
+    inner::Inner,
+    plan::{View, next_sign_in},
+    record::{Record, Standing},
+    snapshot::{Access, Snapshot},
+};
+use crate::{
+    clock::Stamp,
+    error::AuthError,
+    state::{AuthState, Input, SignedOutCause},
+    store::{SharedLease, StoreError, StoreErrorKind},
+    token::SignIn,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long a sign-in waits for the lease before it goes ahead without.
+const LEASE_WAIT: Duration = Duration::from_secs(10);
+/// The largest refresh token that is kept, in bytes: the record has to fit into a store.
+const MAX_REFRESH_TOKEN: usize = 256 << 10;
+const ROUNDS: usize = 4;
+
+impl Inner {
+    /// Publishes the tokens of a sign-in. What is wrong with them is said before anything changes.
+    pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn) -> Outcome {
+        let (mut record, access) = self.new_record(sign_in)?;
+        // A set of an older epoch that could not be saved yet keeps the lease: it is settled first.
+        let mut lease = match self.settle_unsaved().await {
+            Ok(Some(lease)) => Some(lease),
+            Ok(None) => self.vault.lease(self.config.term(), LEASE_WAIT).await.ok(),
+            Err(_) => None,
+        };
+        let saved = self.save_new_epoch(&mut lease, &mut record).await;
+        let unsaved = match saved {
+            Ok(()) => false,
+            Err(_) => {
+                // Without the lease, or without the save: the mark comes first, so that nobody older can win.
+                record.epoch = self.raise(next_sign_in).await.unwrap_or_else(|_| next_sign_in(self.snapshot().epoch));
+                true
+            }
+        };
+        self.edit(|edit| {
+            let snapshot = Snapshot::of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
+            edit.publish(snapshot, Input::SignedIn { unsaved });
+            edit.desk.cool_down = None;
+            edit.desk.farewell = None;
+            edit.desk.breakers.clear();
+        });
+        if unsaved {
+            self.keep(record, lease);
+        }
+        Ok(())
+    }
+
+    /// Under the lease: the next even epoch above the newest, saved, then the mark.
+    async fn save_new_epoch(&self, lease: &mut Option<SharedLease>, record: &mut Record) -> Result<(), AuthError> {
+        for _ in 0..ROUNDS {
+            let Some(held) = lease.as_mut() else { break };
+            let found = self.vault.load().await?;
+            let mark = self.vault.mark().await?;
+            let newest = View { found: found.as_ref(), mark, epoch: 0, base: 0 }.newest();
+            record.epoch = next_sign_in(newest.max(self.snapshot().epoch));
+            let version = found.map(|found| found.version);
+            match self.vault.save(held, version.as_ref(), record).await {
+                Ok(_) => {
+                    let mark = self.vault.raise(record.epoch).await?;
+                    if mark <= record.epoch {
+                        return Ok(());
+                    }
+                    // Somebody signed out, or in, between the two: that one is newer, so once more above it.
+                }
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                Err(error) if error.kind() == StoreErrorKind::LeaseLost => {
+                    *lease = self.vault.lease(self.config.term(), LEASE_WAIT).await.ok();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::new(StoreErrorKind::LeaseLost).into())
+    }
+
+    /// The record of a new epoch, unless something is wrong with the tokens.
+    fn new_record(&self, sign_in: SignIn) -> Result<(Record, Access), AuthError> {
+        let SignIn { tokens, subject, grants, device_key_id } = sign_in;
+        if subject.is_some_and(|subject| subject != self.id.subject()) {
+            return Err(AuthError::misconfigured("another subject than the account's signed in"));
+        }
+        if !tokens.is_bearer() {
+            return Err(AuthError::misconfigured("the token type is not `Bearer`"));
+        }
+        if tokens.refresh.as_ref().is_some_and(|t| t.expose().is_empty() || t.expose().len() > MAX_REFRESH_TOKEN) {
+            return Err(AuthError::new(
+                crate::error::ErrorKind::InvalidToken,
+                "the refresh token is empty, or longer than 256 KiB",
+            ));
+        }
+        // What cannot be attached must change nothing, the clock included.
+        let windows = &self.config.windows;
+        Access::new(tokens.access.clone(), self.now(), tokens.expires_in, windows)?;
+        if let Some(date) = tokens.date {
+            self.config.time.anchor(date, self.monotonic());
+        }
+        let now: Stamp = self.now();
+        let access = Access::new(tokens.access, now, tokens.expires_in, windows)?;
+
+        let mut record = self.vault.blank(0, Standing::SignedIn);
+        record.generation = 1;
+        record.refresh_token = tokens.refresh;
+        record.refresh_expires_at = tokens.refresh_expires_in.map(|lifetime| now.plus(lifetime));
+        record.set_scope(tokens.scope);
+        record.grants_at = Some(now);
+        if let Some(grants) = grants {
+            record.set_grants(grants, now);
+        }
+        record.device_key_id = device_key_id;
+        record.last_online_auth_at = Some(now);
+        record.auth_time = Some(now);
+        if self.config.persist_access_token {
+            record.set_access(&access);
+        }
+        Ok((record, access))
+    }
+}

@@ -1,0 +1,240 @@
+//! The end of a session: sign-out, lock, tombstones and revocation (SEMANTICS §8).
+//!
+//! Raising the epoch is the sign-out: durable, without a lease, at once. All the rest follows when the lease can be had.
+
+use super::{
+    flight::Outcome,
+    inner::Inner,
+    plan::{View, next_sign_in, next_sign_out},
+    record::Standing,
+    snapshot::Snapshot,
+    tasks,
+    vault::Found,
+};
+use crate::{
+    error::{AuthError, ErrorKind},
+    event::AuthEvent,
+    refresher::{Refresher as _, RevokeGrant},
+    state::{AuthState, Input, LockCause, SignedOutCause},
+    store::{SharedLease, StoreError, StoreErrorKind},
+    token::RefreshToken,
+};
+use futures_util::FutureExt as _;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+/// How long a sign-out waits for its tombstone.
+const TOMBSTONE_WAIT: Duration = Duration::from_secs(1);
+/// How long a revocation may take, the wait for the lease included.
+const REVOCATION: Duration = Duration::from_secs(10);
+
+/// What a sign-out leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SignOut {
+    /// Tokens go, the profile stays.
+    Soft,
+    /// The record goes too, and `on_wipe` is called.
+    Hard,
+}
+
+/// The ways a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    SignOut(SignOut),
+    Lock(LockCause),
+}
+
+/// A departure whose tombstone is not written yet: whoever holds the lease next writes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Farewell {
+    epoch: u64,
+    departure: Departure,
+}
+
+impl Inner {
+    /// Raises the epoch, which is the departure, and publishes it here. Answers the new epoch. If the mark cannot be
+    /// written, the session ends in this process only, and the error says so.
+    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> Result<u64, AuthError> {
+        let raised = self.raise(next_sign_out).await;
+        let epoch = match &raised {
+            Ok(epoch) => *epoch,
+            Err(_) => next_sign_out(self.snapshot().epoch),
+        };
+        let (state, input) = match departure {
+            Departure::SignOut(_) => {
+                (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here))
+            }
+            Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
+        };
+        self.edit(|edit| {
+            edit.publish(Snapshot::new(epoch, 0, state), input);
+            edit.desk.farewell = Some(Farewell { epoch, departure });
+            edit.desk.cool_down = None;
+        });
+        let id = &self.id;
+        match departure {
+            Departure::SignOut(SignOut::Hard) => self.config.on_wipe.iter().for_each(|f| f(id)),
+            Departure::SignOut(SignOut::Soft) => {}
+            Departure::Lock(cause) => self.config.on_lock.iter().for_each(|f| f(id, cause)),
+        }
+        raised.map_err(AuthError::from)
+    }
+
+    /// Raises the mark to what `next` makes of the newest epoch; a mark that is above what was asked for: again.
+    pub(crate) async fn raise(&self, next: fn(u64) -> u64) -> Result<u64, StoreError> {
+        // A record that cannot be read has no say; it is left where it is.
+        let stored = self.vault.load().await.ok().flatten().map_or(0, |found| found.record.epoch);
+        let mut newest = self.vault.mark().await?.max(stored).max(self.snapshot().epoch);
+        loop {
+            let asked = next(newest);
+            let mark = self.vault.raise(asked).await?;
+            if mark <= asked {
+                return Ok(asked);
+            }
+            newest = mark;
+        }
+    }
+
+    /// Sign-out or lock: at once; then the tombstone, for which the caller waits up to a second; then the revocation,
+    /// in the background.
+    pub(crate) async fn leave(self: Arc<Self>, departure: Departure) -> Outcome {
+        let epoch = self.depart(departure).await?;
+        let runtime = tasks::runtime()?;
+        let (tx, laid) = oneshot::channel();
+        let inner = self.clone();
+        let job = self.jobs.start();
+        tasks::spawn(&runtime, async move {
+            let _job = job;
+            let rest = async {
+                let mut lease = match inner.settle_unsaved().await {
+                    Ok(Some(lease)) => Some(lease),
+                    _ => inner.vault.lease(inner.config.term(), REVOCATION).await.ok(),
+                };
+                let ended = inner.lay_tombstone(&mut lease, epoch).await;
+                let _ = tx.send(());
+                if let (Some(token), Departure::SignOut(_)) = (ended, departure) {
+                    inner.revoke(token, epoch, lease).await;
+                }
+            };
+            let _ = AssertUnwindSafe(rest).catch_unwind().await;
+        });
+        let _ = tokio::time::timeout(TOMBSTONE_WAIT, laid).await;
+        Ok(())
+    }
+
+    /// Replaces the record of an ended epoch by a tombstone of `epoch`, or removes it. Answers the refresh token that the
+    /// record held. Without the lease, or if it fails, whoever leases next does it.
+    pub(crate) async fn lay_tombstone(&self, lease: &mut Option<SharedLease>, epoch: u64) -> Option<RefreshToken> {
+        for _ in 0..2 {
+            let held = lease.as_mut()?;
+            let found = self.vault.load().await.ok()?;
+            let mark = self.vault.mark().await.ok()?;
+            let view = View { found: found.as_ref(), mark, epoch, base: 0 };
+            if view.newest() != epoch || found.as_ref().is_some_and(|found| found.record.epoch >= epoch) {
+                return None; // somebody signed in anew, or it stands there already
+            }
+            let farewell = self.edit(|edit| edit.desk.farewell.filter(|farewell| farewell.epoch == epoch));
+            let departure = farewell.map(|farewell| farewell.departure);
+            let blank = || self.vault.blank(epoch, Standing::SignedOut);
+            let stone = match (departure, &found) {
+                (Some(Departure::SignOut(SignOut::Hard)), _) => None,
+                (Some(Departure::Lock(cause)), _) => Some(blank().tombstone(epoch, Standing::Locked(cause), false)),
+                (_, None) => None, // nothing to replace: the mark says it all
+                (Some(Departure::SignOut(SignOut::Soft)), Some(found)) => {
+                    Some(found.record.tombstone(epoch, Standing::SignedOut, true))
+                }
+                (None, Some(found)) => Some(found.record.tombstone(epoch, Standing::SignedOut, false)),
+            };
+            let version = found.as_ref().map(|found| &found.version);
+            let written = match (&stone, version) {
+                (Some(stone), _) => self.vault.save(held, version, stone).await.map(drop),
+                (None, Some(_)) => self.vault.remove(held, version).await,
+                (None, None) => Ok(()),
+            };
+            match written {
+                Ok(()) => {
+                    self.edit(|edit| edit.desk.farewell.take_if(|farewell| farewell.epoch == epoch));
+                    return found.and_then(|found| found.record.refresh_token);
+                }
+                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// A flight or keeper of `epoch` found that the epoch has ended. It publishes nothing of its own; it lays the
+    /// tombstone if it holds the lease, and has the token that it minted revoked unless somebody signed in since.
+    pub(crate) async fn signed_out(
+        self: &Arc<Self>,
+        lease: &mut Option<SharedLease>,
+        found: Option<Found>,
+        mark: u64,
+        epoch: u64,
+        minted: Option<RefreshToken>,
+    ) {
+        let newest = View { found: found.as_ref(), mark, epoch, base: 0 }.newest();
+        match &found {
+            Some(found) if found.record.epoch == newest => self.adopt(&found.record),
+            _ => {
+                self.edit(|edit| edit.publish_signed_out(newest, SignedOutCause::Elsewhere));
+            }
+        }
+        if newest != next_sign_out(epoch) {
+            return;
+        }
+        let of_here = self.edit(|edit| {
+            edit.desk.farewell.is_some_and(|f| f.epoch == newest && matches!(f.departure, Departure::SignOut(_)))
+        });
+        let stored = self.lay_tombstone(lease, newest).await;
+        if let Some(token) = minted.or(stored.filter(|_| of_here)) {
+            let (inner, lease, job) = (self.clone(), lease.take(), self.jobs.start());
+            if let Ok(runtime) = tasks::runtime() {
+                tasks::spawn(&runtime, async move {
+                    let _job = job;
+                    inner.revoke(token, newest, lease).await;
+                });
+            }
+        }
+    }
+
+    /// RFC 7009, under the lease, and only while nothing is newer than the sign-out: some servers end every session of
+    /// the user.
+    async fn revoke(self: &Arc<Self>, token: RefreshToken, sign_out: u64, lease: Option<SharedLease>) {
+        let revocation = async {
+            let _lease = match lease {
+                Some(lease) => lease,
+                None => self.vault.lease(self.config.term(), REVOCATION).await.ok()?,
+            };
+            let found = self.vault.load().await.ok()?;
+            let mark = self.vault.mark().await.ok()?;
+            if (View { found: found.as_ref(), mark, epoch: sign_out, base: 0 }).newest() != sign_out {
+                return Some(()); // somebody signed in since
+            }
+            let grant = RevokeGrant::new(self.id.clone(), token);
+            self.within(self.config.refresher.revoke(grant)).await.ok().map(drop)
+        };
+        let done = tokio::time::timeout(REVOCATION, AssertUnwindSafe(revocation).catch_unwind()).await;
+        if !matches!(done, Ok(Ok(Some(())))) {
+            self.event(AuthEvent::RevocationDropped { account: self.id.clone() });
+        }
+    }
+
+    /// Lets a self-starting session begin again: a new epoch without tokens.
+    pub(crate) async fn begin_again(self: Arc<Self>) -> Outcome {
+        if !self.config.self_starting {
+            return Err(AuthError::new(ErrorKind::SignedOut, "this session begins with a sign-in"));
+        }
+        if !self.snapshot().is_dead() {
+            return Ok(());
+        }
+        let epoch = self.raise(next_sign_in).await?;
+        self.edit(|edit| {
+            let state = AuthState::SignedOut(SignedOutCause::Here);
+            edit.publish(Snapshot::new(epoch, 0, state), Input::SignedIn { unsaved: false });
+            edit.desk.cool_down = None;
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! One account's place in the store: every call bounded in time, every panic of a store an error, bytes as records.
+
+use super::record::Record;
+use crate::{
+    account::{AccountId, AccountKey},
+    error::{AuthError, ErrorKind},
+    store::{LeaseGuard as _, SessionStore as _, SharedLease, SharedStore, StoreError, StoreErrorKind, Version},
+};
+use futures_util::FutureExt as _;
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+/// The longest a store may take for one call.
+const CALL: Duration = Duration::from_secs(10);
+
+pub(crate) struct Vault {
+    store: SharedStore,
+    pub(crate) key: AccountKey,
+    account: AccountId,
+    issuer: String,
+    client_id: String,
+}
+
+/// A record and the version it was loaded as.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    pub(crate) version: Version,
+}
+
+impl Vault {
+    pub(crate) fn new(store: SharedStore, account: AccountId, issuer: &str, client_id: &str) -> Self {
+        let key = AccountKey::derive(issuer, client_id, &account);
+        Self { store, key, account, issuer: issuer.to_owned(), client_id: client_id.to_owned() }
+    }
+
+    /// The newest record. One of another issuer or client is `Misconfigured` (P10), one of another account `Corrupt`.
+    pub(crate) async fn load(&self) -> Result<Option<Found>, AuthError> {
+        let Some(stored) = bounded(CALL, self.store.load(&self.key)).await? else { return Ok(None) };
+        let record = Record::read(stored.bytes())?;
+        if record.issuer != self.issuer || record.client_id != self.client_id {
+            return Err(AuthError::misconfigured("the stored session belongs to another issuer or client"));
+        }
+        if record.account() != self.account {
+            let why = "the stored session belongs to another account";
+            return Err(StoreError::new(StoreErrorKind::Corrupt).with_source(why).into());
+        }
+        Ok(Some(Found { record, version: stored.version().clone() }))
+    }
+
+    /// The mark: the newest sign-in or sign-out that any process told of.
+    pub(crate) async fn mark(&self) -> Result<u64, StoreError> {
+        self.raise(0).await
+    }
+
+    pub(crate) async fn raise(&self, to: u64) -> Result<u64, StoreError> {
+        bounded(CALL, self.store.raise_epoch(&self.key, to)).await
+    }
+
+    /// Waits for the lease for at most `wait`.
+    pub(crate) async fn lease(&self, ttl: Duration, wait: Duration) -> Result<SharedLease, StoreError> {
+        bounded(wait, self.store.lease(&self.key, ttl)).await
+    }
+
+    pub(crate) async fn renew(&self, lease: &mut SharedLease) -> Result<(), StoreError> {
+        bounded(CALL, lease.renew()).await
+    }
+
+    pub(crate) async fn save(
+        &self,
+        lease: &mut SharedLease,
+        expected: Option<&Version>,
+        record: &Record,
+    ) -> Result<Version, StoreError> {
+        let bytes = record.write()?;
+        if bytes.len() > crate::store::MAX_RECORD {
+            return Err(StoreError::new(StoreErrorKind::TooLarge));
+        }
+        bounded(CALL, self.store.save(lease, expected, &bytes)).await
+    }
+
+    pub(crate) async fn remove(&self, lease: &mut SharedLease, expected: Option<&Version>) -> Result<(), StoreError> {
+        bounded(CALL, self.store.remove(lease, expected)).await
+    }
+
+    /// A hint that the record may have changed.
+    pub(crate) async fn changed(&self) {
+        // A store whose hints panic has none.
+        if AssertUnwindSafe(self.store.changed(&self.key)).catch_unwind().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// A record of this account without tokens.
+    pub(crate) fn blank(&self, epoch: u64, standing: super::record::Standing) -> Record {
+        Record::empty(&self.account, &self.issuer, &self.client_id, epoch, standing)
+    }
+}
+
+async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_panic)) => Err(StoreError::unavailable("the store panicked")),
+        Err(_elapsed) => Err(StoreError::unavailable("the store did not answer in time")),
+    }
+}
+
+/// A store's failure in the way of a refresh: no token now, perhaps later.
+pub(crate) fn in_the_way(error: impl Into<AuthError>) -> AuthError {
+    let error = error.into();
+    match error.kind() {
+        ErrorKind::Store => {
+            AuthError::new(ErrorKind::Unavailable, "no fresh token can be had: the session store failed")
+                .caused_by(error)
+        }
+        _ => error,
+    }
+}

@@ -1,4 +1,73 @@
-//! tower-reauth
+//! Tower middleware for HTTP *clients* that log in once and must stay logged in.
+//!
+//! [`AuthLayer`] wraps any tower `Service` of `http::Request`. It attaches the access token, but only to the origins it
+//! may go to; refreshes it before it expires, with exactly one exchange however many requests want one; on a 401
+//! refreshes and replays once; saves a rotated refresh token before anybody uses what came with it; and asks a gate before
+//! it forwards a command.
+//!
+//! ```
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_reauth::{AuthLayer, BoxError, Origins, Session, Tokens, refresh_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+//! // What gets new tokens: `OAuth2Refresher`, `ClientCredentials`, or a closure.
+//! let refresher = refresh_fn(async |_grant| Ok(Tokens::new("second").with_refresh_token("r2")));
+//! let session = Session::builder(refresher).open("alice").await?;
+//! session.sign_in(Tokens::new("first").with_refresh_token("r1")).await?;
+//!
+//! // A server that no longer takes the first token.
+//! let client = service_fn(async |request: http::Request<String>| {
+//!     let status = if request.headers()["authorization"] == "Bearer second" { 200 } else { 401 };
+//!     http::Response::builder().status(status).body(request.into_body())
+//! });
+//! let api = AuthLayer::new(session, Origins::new(["https://api.example.com"])?).layer(client);
+//!
+//! let request = http::Request::post("https://api.example.com/jobs").body(String::from("once"))?;
+//! let response = api.oneshot(request).await?;
+//! assert_eq!((response.status().as_u16(), response.into_body().as_str()), (200, "once"));
+//! # Ok(()) }
+//! ```
+//!
+//! # What happens when
+//!
+//! | what happens | what the caller sees | what the session does |
+//! |---|---|---|
+//! | the token is fresh | the answer | nothing: no lock, no allocation of its own |
+//! | the token is about to expire | the answer | refreshes in the background |
+//! | the token has expired | the answer, after one exchange for all who wait | refreshes |
+//! | a 401 of ours | the answer to the replay | refreshes; the request is sent at most twice |
+//! | a 401 that cannot be replayed | that 401 | refreshes for the others |
+//! | a 401 that cannot be cured | that 401, with an [`AuthError`] in its extensions | see the next rows |
+//! | `insufficient_scope`, `insufficient_user_authentication` | that response, with a [`Challenge`] in its extensions | nothing |
+//! | the token endpoint is out of reach | [`ErrorKind::Unavailable`] once the token is spent | `OfflineStale`; quiet for a while, then once more |
+//! | `invalid_grant` | [`ErrorKind::ReauthRequired`] once the token is spent | `ReauthRequired`; a token that still runs stays in use |
+//! | the gate says no | [`ErrorKind::Denied`] with a reason and a remedy | an [`AuthEvent`] |
+//! | a request to another origin | the answer | nothing: no token leaves |
+//! | an allowed host over plain http | [`ErrorKind::InsecureOrigin`] | nothing |
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
+//! | `test-util` | `ManualClock` |
+//! | `full` | everything but `test-util` |
+//!
+//! # Durability, so far
+//!
+//! This version ships [`MemoryStore`] and the contract for stores of your own, [`SessionStore`]. What is said here of
+//! several processes holds for any store that keeps the contract.
+//!
+//! # Time
+//!
+//! Expiry is judged by *trusted time*: anchored at the token endpoint's `Date` and carried on by a clock that counts
+//! suspended time, so that setting the wall clock changes nothing once a token endpoint has answered. Until then it is the
+//! wall clock. The residual risk, a restart of the machine together with a changed clock, is for rules that ask for the
+//! server ("online") to answer.
+//!
+//! # Runtime
+//!
+//! Sessions need a tokio runtime with its timer. Without one their calls answer [`ErrorKind::Misconfigured`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod account;
@@ -37,3 +106,7 @@ pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 pub use store::{LeaseGuard, MemoryStore, SessionStore, SharedStore, StoreError, StoreErrorKind, Stored, Version};
 pub use token::{AccessToken, Grants, RefreshToken, SignIn, Tokens};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

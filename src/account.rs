@@ -55,8 +55,8 @@ impl From<String> for AccountId {
     }
 }
 
-impl From<&AccountId> for AccountId {
-    fn from(id: &AccountId) -> Self {
+impl From<&Self> for AccountId {
+    fn from(id: &Self) -> Self {
         id.clone()
     }
 }

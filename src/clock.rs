@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_resource_servers_date_only_moves_forward_and_only_if_recent() {
-        let (clock, time) = keeper();
+        let (_clock, time) = keeper();
         time.at_least(wall(9_000), time.now());
         assert_eq!(time.now(), wall(10_500).into());
         time.at_least(wall(11_000), time.now().minus(11 * SEC));

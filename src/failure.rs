@@ -1,11 +1,17 @@
 //! What a failure of the token endpoint means. Pure: no I/O, no clock.
 
+pub(crate) mod clamp;
+mod classifier;
+#[cfg(test)]
+mod tests;
+
+pub use classifier::FailureClassifier;
+
 use crate::token::RefreshToken;
 use http::StatusCode;
 use std::{
     error::Error as StdError,
     fmt,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -26,6 +32,14 @@ pub enum FailureKind {
 }
 
 /// A failed exchange. Its text and `Debug` never carry a token.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_reauth::{FailureKind, RefreshError};
+///
+/// let busy = RefreshError::transient("the helper is busy").retry_after(Duration::from_secs(5));
+/// assert_eq!(busy.kind(), FailureKind::Transient);
+/// ```
 #[derive(Debug)]
 pub struct RefreshError {
     pub(crate) kind: FailureKind,
@@ -33,8 +47,8 @@ pub struct RefreshError {
     pub(crate) not_sent: bool,
     pub(crate) status: Option<StatusCode>,
     pub(crate) retry_after: Option<Duration>,
-    pub(crate) code: Option<String>,
-    pub(crate) description: Option<String>,
+    pub(crate) code: Option<Box<str>>,
+    pub(crate) description: Option<Box<str>>,
     /// The `Date` of the answer.
     pub(crate) date: Option<SystemTime>,
     /// A refresh token that came with an answer which is of no use otherwise: it is saved, never discarded.
@@ -70,7 +84,7 @@ impl RefreshError {
 
     /// The server's `Retry-After` (RFC 9110 §10.2.3). Clamped to one hour.
     pub fn retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+        self.retry_after = Some(after.min(clamp::MAX_RETRY_AFTER));
         self
     }
 
@@ -101,9 +115,25 @@ impl RefreshError {
         self.code.as_deref()
     }
 
-    /// The OAuth `error_description`, if there was one.
+    /// The OAuth `error_description`, if there was one: the server's text, at most 512 characters of it, without control
+    /// characters and without the secrets that were sent.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
+    }
+
+    /// Whether the refresh token is known not to have been spent: nothing was sent, or the server refused by name. All
+    /// else leaves the attempt in doubt, and its journal open.
+    pub(crate) fn closes_attempt(&self) -> bool {
+        if self.not_sent {
+            return true;
+        }
+        match self.status {
+            Some(StatusCode::TOO_MANY_REQUESTS) => true,
+            Some(status) if status.is_server_error() => false,
+            Some(_) => self.code.is_some(),
+            // A refresher of the user's own that knows what it says.
+            None => !matches!(self.kind, FailureKind::Transient | FailureKind::Unrecognized),
+        }
     }
 }
 
@@ -125,29 +155,56 @@ impl StdError for RefreshError {
     }
 }
 
-type Closure = Arc<dyn Fn(&RefreshError) -> Option<FailureKind> + Send + Sync>;
+// ===== the table =====
 
-/// What answers of the token endpoint mean, beyond RFC 6749.
-#[derive(Clone, Default)]
-pub struct FailureClassifier {
-    rows: Vec<(String, String)>,
-    closure: Option<Closure>,
+/// The body of an answer that is not a token set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OAuthBody {
+    /// A proxy or a captive portal spoke, not the token endpoint.
+    pub(crate) html: bool,
+    /// `error` (RFC 6749 §5.2), if it is a string and not empty.
+    pub(crate) error: Option<String>,
+    /// `error_description`, if it is a string.
+    pub(crate) description: Option<String>,
 }
 
-impl FailureClassifier {
-    /// The built-in rows.
-    pub fn new() -> Self {
-        Self::default()
+/// What an answer without tokens means (SEMANTICS §4), before any signal: 429 and 5xx, then the OAuth `error`, then the
+/// status alone.
+pub(crate) fn classify(status: StatusCode, body: OAuthBody) -> RefreshError {
+    let kind = match body.error.as_deref() {
+        _ if overloaded(status) => FailureKind::Transient,
+        Some(code) => by_code(code),
+        None => by_status(status, body.html),
+    };
+    RefreshError {
+        code: body.error.map(String::into_boxed_str),
+        description: body.description.map(String::into_boxed_str),
+        ..RefreshError::new(kind).status(status)
     }
 }
 
-impl FailureClassifier {
-    pub(crate) fn classify(&self, _: &str, e: &RefreshError) -> FailureKind {
-        e.kind
+/// The rows that come before everything else: 429 and 5xx.
+fn overloaded(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+fn by_code(code: &str) -> FailureKind {
+    match code {
+        "invalid_grant"
+        // OpenID Connect Core §3.1.2.6; Microsoft Entra answers refreshes with them.
+        | "interaction_required"
+        | "login_required"
+        | "consent_required"
+        // GitHub: docs.github.com, "Refreshing user access tokens".
+        | "bad_refresh_token" => FailureKind::InvalidGrant,
+        "temporarily_unavailable" | "server_error" => FailureKind::Transient,
+        _ => FailureKind::Misconfigured,
     }
 }
-impl RefreshError {
-    pub(crate) fn closes_attempt(&self) -> bool {
-        self.not_sent
+
+fn by_status(status: StatusCode, html: bool) -> FailureKind {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED if !html => FailureKind::Unrecognized,
+        _ => FailureKind::Transient,
     }
 }

@@ -69,6 +69,11 @@
 //!
 //! Sessions need a tokio runtime with its timer. Without one their calls answer [`ErrorKind::Misconfigured`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+// Outside tests every `unwrap` needs a reason that it cannot fail, and none has one.
+#![warn(clippy::unwrap_used)]
+// What may stand in one file only: see clippy.toml.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod account;
 mod clock;
@@ -101,7 +106,12 @@ pub use layer::{
 pub use message::{HttpRequest, HttpResponse, RequestHead, ResponseHead};
 pub use offline::{Connectivity, GateContext, OfflineGate, Permit, gate_fn};
 pub use origin::Origins;
-pub use refresher::{RefreshGrant, Refresher, RevokeGrant, Revoked, SharedRefresher, refresh_fn};
+#[cfg(feature = "hyper-client")]
+pub use refresher::HyperTokens;
+pub use refresher::{
+    ClientAuth, ClientCredentials, OAuth2Refresher, RefreshGrant, Refresher, RevokeGrant, Revoked, SharedRefresher,
+    refresh_fn,
+};
 pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 pub use store::{LeaseGuard, MemoryStore, SessionStore, SharedStore, StoreError, StoreErrorKind, Stored, Version};

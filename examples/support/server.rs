@@ -53,23 +53,22 @@ impl Shared {
 }
 
 /// The server, and the strings that the story pulls.
-pub struct LocalServer {
+pub(crate) struct LocalServer {
     address: SocketAddr,
     shared: Shared,
 }
 
 impl LocalServer {
-    pub async fn start() -> Result<Self, BoxError> {
+    pub(crate) async fn start() -> Result<Self, BoxError> {
         let shared = Shared(Arc::default());
-        let router =
-            Router::new().route("/token", post(token)).route("/jobs", any(jobs)).with_state(shared.clone());
+        let router = Router::new().route("/token", post(token)).route("/jobs", any(jobs)).with_state(shared.clone());
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { address, shared })
     }
 
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 }

@@ -26,7 +26,7 @@ use tower_reauth::{
 };
 
 /// A server, and what the story does to it.
-pub trait Backend {
+pub(crate) trait Backend {
     fn token_endpoint(&self) -> String;
     /// The URL that is called. It answers 200 or 401.
     fn api(&self) -> String;
@@ -92,7 +92,7 @@ struct Tally {
     kept_back: u64,
 }
 
-pub async fn tell(backend: impl Backend, json: bool) -> ExitCode {
+pub(crate) async fn tell(backend: impl Backend, json: bool) -> ExitCode {
     match acts(backend, json).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

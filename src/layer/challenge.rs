@@ -180,6 +180,9 @@ impl Value<'_> {
 }
 
 /// The schemes and parameters of one line, in order. What fits no grammar is skipped.
+///
+/// A token68 (`Negotiate abc==`) needs no rule of its own: it reads as a parameter of its scheme, or is skipped, and ends
+/// with the list element either way.
 struct Items<'a> {
     rest: &'a [u8],
     /// The line goes on beyond what is read: what touches its end is not whole.
@@ -209,7 +212,6 @@ impl<'a> Iterator for Items<'a> {
                 ([_, ..], [], _) if self.cut => return None,
                 ([_, ..], [] | [b' ' | b'\t' | b',', ..], _) => {
                     if first {
-                        self.skip_token68();
                         return Some(Item::Scheme(token));
                     }
                 }
@@ -251,19 +253,6 @@ impl<'a> Items<'a> {
             [] => {}
         }
         Some(raw)
-    }
-
-    /// `Negotiate abc==`: it has to end with the list element, else it is the name of a parameter.
-    fn skip_token68(&mut self) {
-        let is_68 = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
-        let before = self.rest;
-        self.take_while(is_space);
-        self.take_while(is_68);
-        self.take_while(|b| b == b'=');
-        self.take_while(is_space);
-        if !matches!(self.rest, [] | [b',', ..]) {
-            self.rest = before;
-        }
     }
 
     /// To the end of a word that is neither a token nor a parameter. Commas in quotes separate nothing.

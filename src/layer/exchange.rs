@@ -1,8 +1,8 @@
 //! What a response means to this layer. Pure.
 
 use super::{
-    RejectedFn,
     challenge::{self, Challenge, Reading},
+    route::RejectedFn,
 };
 use crate::message::ResponseHead;
 use http::StatusCode;

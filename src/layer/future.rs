@@ -1,8 +1,9 @@
 //! [`ResponseFuture`]: the life of one request as a named state machine. Nothing is boxed while the token is fresh.
 
 use super::{
-    Auth, AuthService, Claim, Replay,
     exchange::{Verdict, judge},
+    replay::Replay,
+    route::{Auth, Claim},
 };
 use crate::{
     error::{AuthError, BoxError},
@@ -24,7 +25,7 @@ use std::{
 use tower_service::Service;
 
 pin_project! {
-    /// The future of [`AuthService`].
+    /// The future of [`AuthService`](super::AuthService).
     ///
     /// Dropped at any point it drops the request that it made and the readiness that it holds; a refresh that it started
     /// or joined goes on.
@@ -93,26 +94,20 @@ where
     P: Replay<Req> + Clone,
 {
     /// A request that gets a token. The inner service is ready.
-    pub(super) fn start(service: &mut AuthService<S, P>, mut request: Req, claim: Claim) -> Self {
-        let errand = Errand {
-            auth: service.auth.clone(),
-            replay: service.replay.clone(),
-            claim,
-            turns: 0,
-            failed: None,
-            replayed: false,
-        };
+    pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, claim: Claim) -> Self {
+        let errand =
+            Errand { auth: auth.clone(), replay: replay.clone(), claim, turns: 0, failed: None, replayed: false };
         let state = match errand.step() {
             Step::Go(pass) => {
                 // The ready instance is called; a clone is made only for a request that can be replayed.
-                let kept = errand.replay.keep(&mut request).map(|kept| (kept, service.inner.clone()));
+                let kept = errand.replay.keep(&mut request).map(|kept| (kept, service.clone()));
                 attach(&mut request, pass.header);
-                State::Calling { future: service.inner.call(request), kept, sent: Some((pass.token, pass.at)) }
+                State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
             }
             Step::Wait(landing) => {
                 // The ready instance is dropped, and a clone left behind: it holds no permit while this waits.
-                let clone = service.inner.clone();
-                drop(mem::replace(&mut service.inner, clone.clone()));
+                let clone = service.clone();
+                drop(mem::replace(service, clone.clone()));
                 State::Acquiring { landing, request: Some(request), service: Some(clone) }
             }
             Step::Refuse(error) => State::Denied { error: Some(error) },

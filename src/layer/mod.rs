@@ -5,23 +5,25 @@ mod challenge;
 mod exchange;
 mod future;
 mod replay;
+mod route;
 
 pub use buffered::{BufferedBody, ReplayBody};
 pub use challenge::Challenge;
 pub use exchange::grpc_unauthenticated;
 pub use future::ResponseFuture;
 pub use replay::{CloneBody, EmptyOnly, NeverReplay, Replay};
+pub use route::{ForwardStale, SkipAuth};
 
 use crate::{
     account::AccountId,
     denial::Capability,
-    error::{AuthError, BoxError, ErrorKind},
+    error::BoxError,
     message::{HttpRequest, HttpResponse, RequestHead, ResponseHead},
-    offline::Permit,
-    origin::{Match, Origins},
-    session::{Ask, Session},
+    origin::Origins,
+    session::Session,
 };
-use http::{Uri, header::AUTHORIZATION};
+use http::Uri;
+use route::{Auth, Route};
 use std::{
     fmt,
     sync::Arc,
@@ -29,17 +31,6 @@ use std::{
 };
 use tower_layer::Layer;
 use tower_service::Service;
-
-/// Request extension: send this one without a token, and without asking the gate. For sign-in calls and public paths.
-#[derive(Clone, Copy, Debug)]
-pub struct SkipAuth;
-
-/// Request extension: send a spent token rather than fail, if the gate consents.
-#[derive(Clone, Copy, Debug)]
-pub struct ForwardStale;
-
-type CapabilityFn = dyn Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync;
-type RejectedFn = dyn Fn(&ResponseHead<'_>) -> bool + Send + Sync;
 
 /// Attaches access tokens, refreshes them on a 401 and replays once.
 ///
@@ -68,18 +59,6 @@ type RejectedFn = dyn Fn(&ResponseHead<'_>) -> bool + Send + Sync;
 pub struct AuthLayer<P = CloneBody> {
     auth: Arc<Auth>,
     replay: P,
-}
-
-/// What all services of a layer share.
-#[derive(Clone)]
-struct Auth {
-    session: Session,
-    origins: Origins,
-    account: Option<AccountId>,
-    default_origin: Option<Uri>,
-    capability: Option<Arc<CapabilityFn>>,
-    rejected: Option<Arc<RejectedFn>>,
-    forward_stale: bool,
 }
 
 impl AuthLayer {
@@ -216,74 +195,10 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         match self.auth.route(&request) {
             Ok(Route::Untouched) => ResponseFuture::untouched(self.inner.call(request)),
-            Ok(Route::Authenticated(claim)) => ResponseFuture::start(self, request, claim),
+            Ok(Route::Authenticated(claim)) => {
+                ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, claim)
+            }
             Err(error) => ResponseFuture::failed(error),
         }
     }
-}
-
-/// Where a request goes.
-enum Route {
-    /// Without a token.
-    Untouched,
-    /// With a token of the session, to this origin.
-    Authenticated(Claim),
-}
-
-/// What a request claims.
-pub(crate) struct Claim {
-    ask: Ask,
-    origin: usize,
-}
-
-impl Auth {
-    /// The first half of a request's life: everything that needs no token.
-    fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
-        let extensions = request.extensions();
-        let has = |it: Option<bool>| it.unwrap_or(false);
-        let skip = has(extensions.map(|extensions| extensions.get::<SkipAuth>().is_some()));
-        if skip || request.headers().contains_key(AUTHORIZATION) {
-            return Ok(Route::Untouched);
-        }
-        let target = request.target();
-        let origin = match self.origins.find(&target) {
-            Match::Allowed(origin) => origin,
-            Match::Foreign => return Ok(Route::Untouched),
-            Match::Insecure => return Err(insecure()),
-            Match::Relative => match self.default_origin.as_ref().map(|uri| self.origins.find_uri(uri)) {
-                Some(Match::Allowed(origin)) => origin,
-                Some(Match::Insecure) => return Err(insecure()),
-                Some(Match::Foreign | Match::Relative) => {
-                    return Err(AuthError::misconfigured("`default_origin` is not one of the allowed origins"));
-                }
-                None => {
-                    let why = "a request without scheme and host needs `AuthLayer::default_origin`";
-                    return Err(AuthError::misconfigured(why));
-                }
-            },
-        };
-        if self.session.issuer_is(target.scheme, target.authority, target.path) {
-            let why = "a request to the token endpoint went through the layer that waits for it";
-            return Err(AuthError::new(ErrorKind::Reentrant, why));
-        }
-        let permit = extensions.and_then(|extensions| extensions.get::<Permit>());
-        let named = extensions.and_then(|extensions| extensions.get::<AccountId>());
-        let mut accounts = permit.map(Permit::account).into_iter().chain(named).chain(&self.account);
-        if accounts.any(|account| account != self.session.account()) {
-            return Err(AuthError::misconfigured("the request names another account than the session's"));
-        }
-        let stale = has(extensions.map(|extensions| extensions.get::<ForwardStale>().is_some()));
-        let capability = permit
-            .map(Permit::capability)
-            .or_else(|| extensions.and_then(|extensions| extensions.get()))
-            .cloned()
-            .or_else(|| self.capability.as_ref().and_then(|f| f(&RequestHead::of(request))))
-            .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
-        let ask = Ask { capability, forward_stale: stale || self.forward_stale };
-        Ok(Route::Authenticated(Claim { ask, origin }))
-    }
-}
-
-fn insecure() -> AuthError {
-    AuthError::new(ErrorKind::InsecureOrigin, "a token never leaves over plain http, but to a literal loopback address")
 }

@@ -1,7 +1,20 @@
 //! Where new tokens come from: the [`Refresher`] contract, and the refreshers that come with the crate.
 
+mod answer;
+mod client_credentials;
+mod endpoint;
+#[cfg(feature = "hyper-client")]
+mod hyper;
+mod oauth2;
 mod shared;
+#[cfg(feature = "hyper-client")]
+mod token_body;
 
+pub use client_credentials::ClientCredentials;
+pub use endpoint::ClientAuth;
+#[cfg(feature = "hyper-client")]
+pub use hyper::HyperTokens;
+pub use oauth2::OAuth2Refresher;
 pub use shared::SharedRefresher;
 
 use crate::{

@@ -2,7 +2,8 @@
 
 use super::{
     Session,
-    flight::{Landing, Want},
+    desk::Landing,
+    flight::Want,
     inner::Inner,
     snapshot::{Snapshot, TokenId},
 };
@@ -129,16 +130,13 @@ impl Session {
         let online = inner.config.reach.online(&inner.config.time) != Some(false);
         let mut error = failed.cloned();
         match fresh {
-            Some(access) if now < access.hard_at || snapshot.is_dead() => {
-                if now >= access.soft_at && online && inner.config.background_refresh && may_wait {
-                    let _ = inner.join(Want::Token);
-                }
-            }
-            // If it cannot be had, what is still fresh goes on.
-            Some(_) => {
-                if online
-                    && may_wait
+            Some(access) if now < access.soft_at || snapshot.is_dead() || !online || !may_wait => {}
+            Some(access) => {
+                // In the hard window it is waited for; if it cannot be had, what is still fresh goes on.
+                let wait = now >= access.hard_at;
+                if (wait || inner.config.background_refresh)
                     && let Ok(landing) = inner.join(Want::Token)
+                    && wait
                 {
                     return Step::Wait(landing);
                 }

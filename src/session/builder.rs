@@ -2,8 +2,9 @@
 
 use super::{
     Session,
+    config::{Config, OnLock, OnWipe},
     cooldown::CoolDown,
-    inner::{Config, Inner},
+    inner::Inner,
     record::{Record, Standing},
     snapshot::{Snapshot, Windows},
     tasks,
@@ -51,8 +52,8 @@ pub struct SessionBuilder {
     journal: bool,
     background_refresh: bool,
     persist_access_token: bool,
-    on_wipe: Vec<Box<dyn Fn(&AccountId) + Send + Sync>>,
-    on_lock: Vec<Box<dyn Fn(&AccountId, LockCause) + Send + Sync>>,
+    on_wipe: Vec<OnWipe>,
+    on_lock: Vec<OnLock>,
 }
 
 impl fmt::Debug for SessionBuilder {

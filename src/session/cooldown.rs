@@ -1,7 +1,6 @@
 //! How long to be quiet after a failure (P9), and the breaker for servers that refuse every fresh token (P4). Pure, but
 //! for the jitter.
 
-use super::snapshot::TokenId;
 use crate::error::AuthError;
 use std::{collections::VecDeque, time::Duration};
 
@@ -49,7 +48,8 @@ const OPEN: Duration = Duration::from_secs(30);
 /// Counts token sets that one origin refused before they expired.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
-    refused: VecDeque<(TokenId, Duration)>,
+    /// Epoch and generation of the set, and when.
+    refused: VecDeque<((u64, u64), Duration)>,
     open_until: Option<Duration>,
 }
 
@@ -71,13 +71,13 @@ impl Breaker {
     }
 
     /// A fresh token was refused. Each token set counts once.
-    pub(crate) fn refuse(&mut self, token: TokenId, now: Duration) -> Tripped {
+    pub(crate) fn refuse(&mut self, set: (u64, u64), now: Duration) -> Tripped {
         if let Some(left) = self.left(now) {
             return Tripped::Open(left);
         }
         self.refused.retain(|(_, at)| now.saturating_sub(*at) < WITHIN);
-        if !self.refused.iter().any(|(seen, _)| (seen.epoch, seen.generation) == (token.epoch, token.generation)) {
-            self.refused.push_back((token, now));
+        if !self.refused.iter().any(|(seen, _)| *seen == set) {
+            self.refused.push_back((set, now));
         }
         if self.refused.len() < REFUSALS {
             return Tripped::No;
@@ -95,8 +95,8 @@ mod tests {
 
     const SEC: Duration = Duration::from_secs(1);
 
-    fn set(generation: u64) -> TokenId {
-        TokenId { epoch: 2, generation, fingerprint: generation }
+    fn set(generation: u64) -> (u64, u64) {
+        (2, generation)
     }
 
     proptest! {

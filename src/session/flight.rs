@@ -5,6 +5,7 @@
 
 use super::{
     cooldown::{CoolDown, Tripped},
+    desk::{Flight, Landing, Outcome, Received},
     inner::Inner,
     refresh,
     snapshot::TokenId,
@@ -15,26 +16,9 @@ use crate::{
     event::AuthEvent,
     store::SharedLease,
 };
-use futures_util::{
-    FutureExt as _,
-    future::{Map, Shared},
-};
+use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
-
-pub(crate) type Outcome = Result<(), AuthError>;
-
-type Received = Result<Outcome, oneshot::error::RecvError>;
-
-/// The end of a flight: cheap to clone, cancel-safe, one wake-up per waiter.
-pub(crate) type Landing = Shared<Map<oneshot::Receiver<Outcome>, fn(Received) -> Outcome>>;
-
-/// The flight in the air.
-pub(crate) struct Flight {
-    number: u64,
-    epoch: u64,
-    landing: Landing,
-}
 
 /// Why somebody wants a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +117,7 @@ impl Inner {
             });
             if unexpired {
                 let breaker = edit.desk.breakers.entry(origin.to_owned()).or_default();
-                match breaker.refuse(token, mono) {
+                match breaker.refuse((token.epoch, token.generation), mono) {
                     Tripped::No => {}
                     Tripped::Open(left) => return Err(breaker_is_open(left)),
                     Tripped::JustNow(left) => {
@@ -192,7 +176,7 @@ async fn fly(mut seat: Seat, epoch: u64, base: u64, look_only: bool) {
     let flight = AssertUnwindSafe(async {
         match look_only {
             true => refresh::look(&seat.inner).await,
-            false => refresh::run(&mut seat, epoch, base).await,
+            false => refresh::run(&seat.inner, &mut seat.lease, epoch, base).await,
         }
     });
     let outcome = match flight.catch_unwind().await {

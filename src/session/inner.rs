@@ -1,60 +1,26 @@
 //! What all clones of a session share, and the one place where it changes.
 
 use super::{
-    cooldown::{Breaker, CoolDown},
-    flight::Flight,
-    keeper::KeeperHandle,
+    config::Config,
+    desk::Desk,
     record::Record,
-    sign_out::Farewell,
-    snapshot::{Access, Snapshot, Windows},
+    snapshot::{Access, Snapshot},
     tasks::Jobs,
     vault::Vault,
 };
 use crate::{
     account::AccountId,
-    clock::{Stamp, Timekeeper},
-    event::{AuthEvent, Observer},
-    failure::FailureClassifier,
-    offline::{OfflineGate, Reachability},
-    refresher::SharedRefresher,
-    state::{self, AuthState, Input, LockCause, SignedOutCause},
+    clock::Stamp,
+    event::AuthEvent,
+    state::{self, AuthState, Input, SignedOutCause},
 };
 use arc_swap::ArcSwap;
 use std::{
-    collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
-
-/// What a session is made of; the same for every account of one builder.
-pub(crate) struct Config {
-    pub(crate) refresher: SharedRefresher,
-    /// `!needs_refresh_token()`: a session without tokens is not signed out.
-    pub(crate) self_starting: bool,
-    /// The token endpoint, if the refresher names one: requests to it never get a token.
-    pub(crate) endpoint: Option<http::Uri>,
-    pub(crate) gate: Box<dyn OfflineGate>,
-    pub(crate) reach: Reachability,
-    pub(crate) time: Timekeeper,
-    pub(crate) observers: Vec<Box<dyn Observer>>,
-    pub(crate) classifier: FailureClassifier,
-    pub(crate) windows: Windows,
-    pub(crate) refresh_timeout: Duration,
-    pub(crate) journal: bool,
-    pub(crate) background_refresh: bool,
-    pub(crate) persist_access_token: bool,
-    pub(crate) on_wipe: Vec<Box<dyn Fn(&AccountId) + Send + Sync>>,
-    pub(crate) on_lock: Vec<Box<dyn Fn(&AccountId, LockCause) + Send + Sync>>,
-}
-
-impl Config {
-    /// The term of a lease, and of a journal: a refresh, and the store calls around it.
-    pub(crate) fn term(&self) -> Duration {
-        self.refresh_timeout.saturating_add(Duration::from_secs(15))
-    }
-}
 
 /// One account.
 pub(crate) struct Inner {
@@ -67,30 +33,6 @@ pub(crate) struct Inner {
     pub(crate) jobs: Jobs,
     snapshot: ArcSwap<Snapshot>,
     desk: Mutex<Desk>,
-}
-
-/// What is needed off the hot path only.
-#[derive(Default)]
-pub(crate) struct Desk {
-    pub(crate) flight: Option<Flight>,
-    pub(crate) flights: u64,
-    pub(crate) cool_down: Option<CoolDown>,
-    /// Transient failures in a row.
-    pub(crate) failures: u32,
-    /// Backoffs that were written down before this moment are over.
-    pub(crate) forgiven: Option<Stamp>,
-    pub(crate) breakers: HashMap<String, Breaker>,
-    /// Holds tokens that could not be saved yet, and their lease.
-    pub(crate) keeper: Option<KeeperHandle>,
-    /// A sign-out or lock whose tombstone is not written yet.
-    pub(crate) farewell: Option<Farewell>,
-    /// When a dead session may look into the store again (monotonic), and how often it did in vain.
-    pub(crate) look_at: Duration,
-    pub(crate) looks: u32,
-    /// A timer waits for the expiry of an access token that cannot be refreshed.
-    pub(crate) expiry_watched: bool,
-    events: VecDeque<AuthEvent>,
-    telling: bool,
 }
 
 impl Inner {

@@ -3,6 +3,7 @@
 use super::{
     commit::{Committed, From},
     cooldown,
+    desk::{KeeperHandle, Settled},
     inner::Inner,
     record::Record,
     tasks,
@@ -23,16 +24,6 @@ use tokio::sync::{mpsc, oneshot};
 const LEASE_WAIT: Duration = Duration::from_secs(5);
 /// The longest pause between attempts: the lease is renewed in each of them.
 const PAUSE: Duration = Duration::from_secs(15);
-
-/// `Ok`: nothing is unsaved any more; the lease goes to whoever asked.
-type Settled = Result<Option<SharedLease>, AuthError>;
-
-/// The way to the keeper.
-#[derive(Clone)]
-pub(crate) struct KeeperHandle {
-    number: u64,
-    ask: mpsc::Sender<oneshot::Sender<Settled>>,
-}
 
 impl Inner {
     /// Keeps `record`, which is published but not durable, and its lease if it is still held.

@@ -7,11 +7,15 @@ mod acquire;
 mod adopt;
 mod builder;
 mod commit;
+mod config;
 mod cooldown;
+mod desk;
+mod expiry;
 mod flight;
 mod inner;
 mod keep_fresh;
 mod keeper;
+mod outcome;
 mod plan;
 mod record;
 mod refresh;
@@ -23,12 +27,12 @@ mod vault;
 mod watch;
 
 pub use builder::SessionBuilder;
+pub use desk::SignOut;
 pub use keep_fresh::KeepFresh;
-pub use sign_out::SignOut;
 pub use watch::StateWatch;
 
 pub(crate) use acquire::{Ask, Pass, Reaction, Step};
-pub(crate) use flight::Landing;
+pub(crate) use desk::Landing;
 pub(crate) use snapshot::TokenId;
 
 use crate::{
@@ -41,9 +45,9 @@ use crate::{
     store::StoreErrorKind,
     token::{AccessToken, Grants, SignIn},
 };
-use flight::{Outcome, Want};
+use desk::{Departure, Outcome};
+use flight::Want;
 use inner::Inner;
-use sign_out::Departure;
 use snapshot::SteppedUp;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;

@@ -27,7 +27,7 @@ impl<'a> View<'a> {
 
     /// A record below the mark counts as absent, whoever wrote it and whenever.
     pub(crate) fn live(&self) -> Option<&'a Record> {
-        self.found.map(|found| &found.record).filter(|record| record.epoch >= self.mark)
+        self.found.map(|found| &*found.record).filter(|record| record.epoch >= self.mark)
     }
 }
 

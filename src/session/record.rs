@@ -1,6 +1,5 @@
 //! What is stored of a session: versioned JSON. Unknown members survive a rewrite; secrets are wiped from memory.
 
-use super::snapshot::Access;
 use crate::{
     account::AccountId,
     clock::Stamp,
@@ -247,12 +246,6 @@ impl Record {
         self.access_token = None;
         self.access_sent_at = None;
         self.access_expires_at = None;
-    }
-
-    pub(crate) fn set_access(&mut self, access: &Access) {
-        self.access_token = Some(access.token.clone());
-        self.access_sent_at = Some(access.sent_at);
-        self.access_expires_at = access.expires_at;
     }
 
     /// What stays after a sign-out or a lock: no tokens, and the grants and profile only for a soft one.

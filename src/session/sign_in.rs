@@ -1,7 +1,7 @@
 //! The beginning of a session: a new epoch, saved under the lease, told to everybody, published (SEMANTICS §8).
 
 use super::{
-    flight::Outcome,
+    desk::Outcome,
     inner::Inner,
     plan::{View, next_sign_in},
     record::{Record, Standing},
@@ -118,7 +118,7 @@ impl Inner {
         record.last_online_auth_at = Some(now);
         record.auth_time = Some(now);
         if self.config.persist_access_token {
-            record.set_access(&access);
+            access.store_in(&mut record);
         }
         Ok((record, access))
     }

@@ -3,7 +3,7 @@
 //! Raising the epoch is the sign-out: durable, without a lease, at once. All the rest follows when the lease can be had.
 
 use super::{
-    flight::Outcome,
+    desk::{Departure, Farewell, Outcome, SignOut},
     inner::Inner,
     plan::{View, next_sign_in, next_sign_out},
     record::Standing,
@@ -15,7 +15,7 @@ use crate::{
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     refresher::{Refresher as _, RevokeGrant},
-    state::{AuthState, Input, LockCause, SignedOutCause},
+    state::{AuthState, Input, SignedOutCause},
     store::{SharedLease, StoreError, StoreErrorKind},
     token::RefreshToken,
 };
@@ -27,30 +27,6 @@ use tokio::sync::oneshot;
 const TOMBSTONE_WAIT: Duration = Duration::from_secs(1);
 /// How long a revocation may take, the wait for the lease included.
 const REVOCATION: Duration = Duration::from_secs(10);
-
-/// What a sign-out leaves behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SignOut {
-    /// Tokens go, the profile stays.
-    Soft,
-    /// The record goes too, and `on_wipe` is called.
-    Hard,
-}
-
-/// The ways a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Departure {
-    SignOut(SignOut),
-    Lock(LockCause),
-}
-
-/// A departure whose tombstone is not written yet: whoever holds the lease next writes it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Farewell {
-    epoch: u64,
-    departure: Departure,
-}
 
 impl Inner {
     /// Raises the epoch, which is the departure, and publishes it here. Answers the new epoch. If the mark cannot be

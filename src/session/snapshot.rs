@@ -182,6 +182,13 @@ impl Access {
         Ok(Self { fingerprint: windows.fingerprint(text), token, header, sent_at, expires_at, soft_at, hard_at })
     }
 
+    /// Puts it into a record.
+    pub(crate) fn store_in(&self, record: &mut Record) {
+        record.access_token = Some(self.token.clone());
+        record.access_sent_at = Some(self.sent_at);
+        record.access_expires_at = self.expires_at;
+    }
+
     pub(crate) fn expired(&self, now: Stamp) -> bool {
         self.expires_at.is_some_and(|end| now >= end)
     }

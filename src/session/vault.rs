@@ -11,6 +11,8 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 /// The longest a store may take for one call.
 const CALL: Duration = Duration::from_secs(10);
+/// How long a flight waits for the lease.
+pub(crate) const LEASE_WAIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Vault {
     store: SharedStore,
@@ -23,7 +25,7 @@ pub(crate) struct Vault {
 /// A record and the version it was loaded as.
 #[derive(Clone)]
 pub(crate) struct Found {
-    pub(crate) record: Record,
+    pub(crate) record: Box<Record>,
     pub(crate) version: Version,
 }
 
@@ -36,7 +38,7 @@ impl Vault {
     /// The newest record. One of another issuer or client is `Misconfigured` (P10), one of another account `Corrupt`.
     pub(crate) async fn load(&self) -> Result<Option<Found>, AuthError> {
         let Some(stored) = bounded(CALL, self.store.load(&self.key)).await? else { return Ok(None) };
-        let record = Record::read(stored.bytes())?;
+        let record = Box::new(Record::read(stored.bytes())?);
         if record.issuer != self.issuer || record.client_id != self.client_id {
             return Err(AuthError::misconfigured("the stored session belongs to another issuer or client"));
         }

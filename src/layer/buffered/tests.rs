@@ -298,6 +298,7 @@ fn an_early_401_with_half_of_the_body_sent() {
     let (rest, clean) = drain(&mut replay);
     assert_eq!((text(&rest).as_str(), clean), ("defghi", true));
     assert_eq!(rest.last(), Some(&Ok(Err(trailers()))));
+    assert!(feed.dropped(), "and not asked again");
 }
 
 #[test]
@@ -545,7 +546,8 @@ async fn a_replay_that_races_with_its_tee_loses_and_doubles_nothing() {
         }
         let replay = policy.restore(kept).unwrap().into_body().collect().await.unwrap().to_bytes();
         assert_eq!(replay, "abcde", "round {round}");
-        match tee.join_next().await.unwrap().unwrap() {
+        let tee = tokio::time::timeout(std::time::Duration::from_secs(10), tee.join_next()).await;
+        match tee.expect("the tee was woken").unwrap().unwrap() {
             Ok(all) => assert_eq!(all.to_bytes(), "abcde"),
             Err(error) => assert_eq!(error.to_string(), LOST),
         }

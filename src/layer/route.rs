@@ -1,0 +1,102 @@
+//! Where a request goes, and as whom: the first half of its life, which needs no token.
+
+use crate::{
+    account::AccountId,
+    denial::Capability,
+    error::{AuthError, ErrorKind},
+    message::{HttpRequest, RequestHead, ResponseHead},
+    offline::Permit,
+    origin::{Match, Origins},
+    session::{Ask, Session},
+};
+use http::{Uri, header::AUTHORIZATION};
+use std::sync::Arc;
+
+/// Request extension: send this one without a token, and without asking the gate. For sign-in calls and public paths.
+#[derive(Clone, Copy, Debug)]
+pub struct SkipAuth;
+
+/// Request extension: send a spent token rather than fail, if the gate consents.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardStale;
+
+pub(super) type CapabilityFn = dyn Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync;
+pub(super) type RejectedFn = dyn Fn(&ResponseHead<'_>) -> bool + Send + Sync;
+
+/// What all services of a layer share.
+#[derive(Clone)]
+pub(super) struct Auth {
+    pub(super) session: Session,
+    pub(super) origins: Origins,
+    pub(super) account: Option<AccountId>,
+    pub(super) default_origin: Option<Uri>,
+    pub(super) capability: Option<Arc<CapabilityFn>>,
+    pub(super) rejected: Option<Arc<RejectedFn>>,
+    pub(super) forward_stale: bool,
+}
+
+/// Where a request goes.
+pub(super) enum Route {
+    /// Without a token.
+    Untouched,
+    /// With a token of the session, to this origin.
+    Authenticated(Claim),
+}
+
+/// What a request claims.
+pub(super) struct Claim {
+    pub(super) ask: Ask,
+    pub(super) origin: usize,
+}
+
+impl Auth {
+    /// The first half of a request's life: everything that needs no token.
+    pub(super) fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
+        let extensions = request.extensions();
+        let has = |it: Option<bool>| it.unwrap_or(false);
+        let skip = has(extensions.map(|extensions| extensions.get::<SkipAuth>().is_some()));
+        if skip || request.headers().contains_key(AUTHORIZATION) {
+            return Ok(Route::Untouched);
+        }
+        let target = request.target();
+        let origin = match self.origins.find(&target) {
+            Match::Allowed(origin) => origin,
+            Match::Foreign => return Ok(Route::Untouched),
+            Match::Insecure => return Err(insecure()),
+            Match::Relative => match self.default_origin.as_ref().map(|uri| self.origins.find_uri(uri)) {
+                Some(Match::Allowed(origin)) => origin,
+                Some(Match::Insecure) => return Err(insecure()),
+                Some(Match::Foreign | Match::Relative) => {
+                    return Err(AuthError::misconfigured("`default_origin` is not one of the allowed origins"));
+                }
+                None => {
+                    let why = "a request without scheme and host needs `AuthLayer::default_origin`";
+                    return Err(AuthError::misconfigured(why));
+                }
+            },
+        };
+        if self.session.issuer_is(target.scheme, target.authority, target.path) {
+            let why = "a request to the token endpoint went through the layer that waits for it";
+            return Err(AuthError::new(ErrorKind::Reentrant, why));
+        }
+        let permit = extensions.and_then(|extensions| extensions.get::<Permit>());
+        let named = extensions.and_then(|extensions| extensions.get::<AccountId>());
+        let mut accounts = permit.map(Permit::account).into_iter().chain(named).chain(&self.account);
+        if accounts.any(|account| account != self.session.account()) {
+            return Err(AuthError::misconfigured("the request names another account than the session's"));
+        }
+        let stale = has(extensions.map(|extensions| extensions.get::<ForwardStale>().is_some()));
+        let capability = permit
+            .map(Permit::capability)
+            .or_else(|| extensions.and_then(|extensions| extensions.get()))
+            .cloned()
+            .or_else(|| self.capability.as_ref().and_then(|f| f(&RequestHead::of(request))))
+            .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
+        let ask = Ask { capability, forward_stale: stale || self.forward_stale };
+        Ok(Route::Authenticated(Claim { ask, origin }))
+    }
+}
+
+fn insecure() -> AuthError {
+    AuthError::new(ErrorKind::InsecureOrigin, "a token never leaves over plain http, but to a literal loopback address")
+}

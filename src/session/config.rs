@@ -1,0 +1,44 @@
+//! What a session is made of.
+
+use super::snapshot::Windows;
+use crate::{
+    account::AccountId,
+    clock::Timekeeper,
+    event::Observer,
+    failure::FailureClassifier,
+    offline::{OfflineGate, Reachability},
+    refresher::SharedRefresher,
+    state::LockCause,
+};
+use std::time::Duration;
+
+pub(crate) type OnWipe = Box<dyn Fn(&AccountId) + Send + Sync>;
+pub(crate) type OnLock = Box<dyn Fn(&AccountId, LockCause) + Send + Sync>;
+
+/// What a session is made of; the same for every account of one builder.
+pub(crate) struct Config {
+    pub(crate) refresher: SharedRefresher,
+    /// `!needs_refresh_token()`: a session without tokens is not signed out.
+    pub(crate) self_starting: bool,
+    /// The token endpoint, if the refresher names one: requests to it never get a token.
+    pub(crate) endpoint: Option<http::Uri>,
+    pub(crate) gate: Box<dyn OfflineGate>,
+    pub(crate) reach: Reachability,
+    pub(crate) time: Timekeeper,
+    pub(crate) observers: Vec<Box<dyn Observer>>,
+    pub(crate) classifier: FailureClassifier,
+    pub(crate) windows: Windows,
+    pub(crate) refresh_timeout: Duration,
+    pub(crate) journal: bool,
+    pub(crate) background_refresh: bool,
+    pub(crate) persist_access_token: bool,
+    pub(crate) on_wipe: Vec<OnWipe>,
+    pub(crate) on_lock: Vec<OnLock>,
+}
+
+impl Config {
+    /// The term of a lease, and of a journal: a refresh, and the store calls around it.
+    pub(crate) fn term(&self) -> Duration {
+        self.refresh_timeout.saturating_add(Duration::from_secs(15))
+    }
+}

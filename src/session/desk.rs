@@ -1,0 +1,89 @@
+//! What lies on a session's desk: everything that is needed off the hot path only, under one mutex.
+
+use super::cooldown::{Breaker, CoolDown};
+use crate::{clock::Stamp, error::AuthError, event::AuthEvent, state::LockCause, store::SharedLease};
+use futures_util::future::{Map, Shared};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// What is needed off the hot path only.
+#[derive(Default)]
+pub(crate) struct Desk {
+    pub(crate) flight: Option<Flight>,
+    pub(crate) flights: u64,
+    pub(crate) cool_down: Option<CoolDown>,
+    /// Transient failures in a row.
+    pub(crate) failures: u32,
+    /// Backoffs that were written down before this moment are over.
+    pub(crate) forgiven: Option<Stamp>,
+    pub(crate) breakers: HashMap<String, Breaker>,
+    /// Holds tokens that could not be saved yet, and their lease.
+    pub(crate) keeper: Option<KeeperHandle>,
+    /// A sign-out or lock whose tombstone is not written yet.
+    pub(crate) farewell: Option<Farewell>,
+    /// When a dead session may look into the store again (monotonic), and how often it did in vain.
+    pub(crate) look_at: Duration,
+    pub(crate) looks: u32,
+    /// A timer waits for the expiry of an access token that cannot be refreshed.
+    pub(crate) expiry_watched: bool,
+    pub(crate) events: VecDeque<AuthEvent>,
+    /// Somebody hands events to the observers.
+    pub(crate) telling: bool,
+}
+
+// ===== the flight in the air =====
+
+pub(crate) type Outcome = Result<(), AuthError>;
+
+pub(crate) type Received = Result<Outcome, oneshot::error::RecvError>;
+
+/// The end of a flight: cheap to clone, cancel-safe, one wake-up per waiter.
+pub(crate) type Landing = Shared<Map<oneshot::Receiver<Outcome>, fn(Received) -> Outcome>>;
+
+/// The flight in the air.
+pub(crate) struct Flight {
+    pub(crate) number: u64,
+    pub(crate) epoch: u64,
+    pub(crate) landing: Landing,
+}
+
+// ===== tokens that could not be saved =====
+
+/// `Ok`: nothing is unsaved any more; the lease goes to whoever asked.
+pub(crate) type Settled = Result<Option<SharedLease>, AuthError>;
+
+/// The way to the keeper.
+#[derive(Clone)]
+pub(crate) struct KeeperHandle {
+    pub(crate) number: u64,
+    pub(crate) ask: mpsc::Sender<oneshot::Sender<Settled>>,
+}
+
+// ===== the end of a session =====
+
+/// What a sign-out leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SignOut {
+    /// Tokens go, the profile stays.
+    Soft,
+    /// The record goes too, and `on_wipe` is called.
+    Hard,
+}
+
+/// The ways a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    SignOut(SignOut),
+    Lock(LockCause),
+}
+
+/// A departure whose tombstone is not written yet: whoever holds the lease next writes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Farewell {
+    pub(crate) epoch: u64,
+    pub(crate) departure: Departure,
+}

@@ -1,0 +1,63 @@
+//! The state turns at the expiry of a token that cannot be renewed.
+
+use super::{inner::Inner, tasks};
+use crate::state::{AuthState, Input};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+/// The state turns when an access token that cannot be renewed expires, also if nobody asks: interfaces watch.
+pub(crate) fn watch_expiry(inner: &Arc<Inner>) {
+    let Ok(runtime) = tasks::runtime() else { return };
+    let start = inner.edit(|edit| !std::mem::replace(&mut edit.desk.expiry_watched, true));
+    if start {
+        tasks::spawn(&runtime, turn_at_expiry(Arc::downgrade(inner)));
+    }
+}
+
+async fn turn_at_expiry(inner: Weak<Inner>) {
+    loop {
+        let left = {
+            let Some(inner) = inner.upgrade() else { return };
+            inner.turn_if_spent();
+            let now = inner.now();
+            inner.edit(|edit| {
+                let snapshot = edit.snapshot();
+                let waits = matches!(snapshot.state, AuthState::Active { .. })
+                    && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some());
+                let end = snapshot.fresh(now).and_then(|access| access.expires_at).filter(|_| waits);
+                edit.desk.expiry_watched = end.is_some();
+                end.map(|end| end.since(now))
+            })
+        };
+        // Timers and the session's clock need not agree: asked again after each sleep, and not too often.
+        let Some(left) = left else { return };
+        tokio::time::sleep(left.max(Duration::from_secs(1))).await;
+    }
+}
+
+impl Inner {
+    /// A spent token that cannot be renewed now moves the state.
+    pub(crate) fn turn_if_spent(&self) {
+        let now = self.now();
+        {
+            let snapshot = self.snapshot();
+            if snapshot.fresh(now).is_some() || !matches!(snapshot.state, AuthState::Active { .. }) {
+                return;
+            }
+        }
+        let offline = self.config.reach.online(&self.config.time) == Some(false);
+        self.edit(|edit| {
+            let snapshot = edit.snapshot();
+            if snapshot.fresh(now).is_some() {
+                return;
+            }
+            if let Some(cause) = snapshot.rejected {
+                edit.input(Input::Rejected { cause, usable: false });
+            } else if offline || edit.desk.cool_down.is_some() {
+                edit.input(Input::OutOfReach { now: now.system() });
+            }
+        });
+    }
+}

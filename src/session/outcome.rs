@@ -1,0 +1,392 @@
+//! What became of an exchange, and what follows from it (SEMANTICS §3, step 6; §4).
+
+use super::{
+    commit::{Committed, From},
+    cooldown::{self, CoolDown},
+    desk::{Departure, Outcome},
+    expiry,
+    inner::Inner,
+    plan::{View, is_doubtful},
+    record::{Failure, Journal, Record, Refusals, Standing, StoredKind},
+    snapshot::{Access, Snapshot},
+    vault::{Found, LEASE_WAIT, in_the_way},
+};
+use crate::{
+    error::{AuthError, ErrorKind},
+    event::AuthEvent,
+    failure::{FailureKind, RefreshError},
+    refresher::Refresher as _,
+    state::{AuthState, Input, LockCause, ReauthCause, SignedOutCause},
+    store::{SharedLease, StoreErrorKind, Version},
+    token::Tokens,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Two processes cannot get into each other's way more often than this.
+const ROUNDS: usize = 16;
+/// Bare refusals count as one unless they are this far apart, and this many of them as a verdict.
+const REFUSALS_APART: Duration = Duration::from_secs(30);
+const REFUSALS: u32 = 3;
+
+/// A flight under way.
+pub(crate) struct Course<'a> {
+    pub(crate) inner: &'a Arc<Inner>,
+    pub(crate) epoch: u64,
+    /// Monotonic.
+    pub(crate) started: Duration,
+}
+
+/// What is exchanged, and what it was found with.
+pub(crate) struct Attempt {
+    /// As it was before the journal was written.
+    pub(crate) record: Record,
+    /// Of the record with the journal in it.
+    pub(crate) version: Option<Version>,
+    /// An earlier attempt may have spent the token.
+    pub(crate) doubt: bool,
+    pub(crate) attempts: u32,
+}
+
+impl Course<'_> {
+    // ===== step 6: a 200 =====
+
+    pub(crate) async fn received(
+        &self,
+        lease: &mut Option<SharedLease>,
+        attempt: Attempt,
+        tokens: Tokens,
+        asked: Duration,
+    ) -> Outcome {
+        let inner = self.inner;
+        let sent_at = inner.now().minus(inner.monotonic().saturating_sub(asked));
+        let bearer = match tokens.is_bearer() {
+            true => Access::new(tokens.access.clone(), sent_at, tokens.expires_in, &inner.config.windows),
+            false => Err(AuthError::misconfigured("the token endpoint answered with a token that is not `Bearer`")),
+        };
+        let old = inner.snapshot().clone();
+        let bearer = bearer.map(|access| match &old.access {
+            Some(before) if before.fingerprint == access.fingerprint && !old.refused => access.without_windows(),
+            _ => access,
+        });
+        let mut record = attempt.record.clone();
+        if let Some(refresh) = tokens.refresh {
+            record.refresh_token = Some(refresh);
+            record.refresh_expires_at = tokens.refresh_expires_in.map(|lifetime| sent_at.plus(lifetime));
+        }
+        record.set_scope(tokens.scope);
+        record.last_online_auth_at = Some(inner.now());
+        if !record.grants_explicit {
+            record.grants_at = Some(inner.now());
+        }
+        self.renew(lease, attempt, record, bearer).await
+    }
+
+    /// Saves and publishes a new generation. Without a usable access token the refresh token is saved all the same, and
+    /// an access token that is still fresh stays in use.
+    async fn renew(
+        &self,
+        lease: &mut Option<SharedLease>,
+        attempt: Attempt,
+        mut record: Record,
+        bearer: Result<Access, AuthError>,
+    ) -> Outcome {
+        let inner = self.inner;
+        record.generation = record.generation.saturating_add(1);
+        record.standing = Standing::SignedIn;
+        record.doubt = attempt.doubt;
+        record.journal = None;
+        record.refusals = None;
+        record.failure = None;
+        let (access, problem) = match bearer {
+            Ok(access) => (Some(access), None),
+            Err(problem) => {
+                let now = inner.now();
+                let pause = cooldown::MISCONFIGURED;
+                record.failure = Some(Failure {
+                    kind: StoredKind::Misconfigured,
+                    at: now,
+                    until: now.plus(pause),
+                    count: 1,
+                    server_said: false,
+                });
+                (inner.snapshot().fresh(now).cloned(), Some((problem, pause)))
+            }
+        };
+        match &access {
+            Some(access) if inner.config.persist_access_token => access.store_in(&mut record),
+            _ => record.drop_access(),
+        }
+
+        let committed = inner.commit(lease, &mut record, From::Version(attempt.version), LEASE_WAIT).await;
+        let unsaved = match committed {
+            Committed::Saved => false,
+            Committed::Unsaved => true,
+            Committed::Adopted(theirs) => {
+                inner.adopt(&theirs);
+                return Ok(());
+            }
+            Committed::SignedOut { found, mark } => {
+                let minted = record.refresh_token.take();
+                inner.signed_out(lease, found, mark, self.epoch, minted).await;
+                return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+            }
+        };
+        let born_spent = problem.is_none() && access.as_ref().is_some_and(|access| access.expired(inner.now()));
+        let took = inner.monotonic().saturating_sub(self.started);
+        inner.edit(|edit| {
+            let snapshot = Snapshot::of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
+            if edit.publish(snapshot, Input::Renewed { unsaved }) && problem.is_none() {
+                edit.event(AuthEvent::Refreshed { account: inner.id.clone(), took });
+            }
+        });
+        if unsaved {
+            inner.keep(record, lease.take());
+        }
+        if let Some((problem, pause)) = problem {
+            let until = inner.monotonic().saturating_add(pause);
+            let error = problem.after(pause);
+            inner.remember(CoolDown { error: error.clone(), until, server_said: false });
+            self.tell_failure(FailureKind::Misconfigured, Some(pause));
+            return Err(error);
+        }
+        if born_spent {
+            return Err(self.pause_after(AuthError::new(
+                ErrorKind::Unavailable,
+                "the token endpoint's tokens are spent when they arrive",
+            )));
+        }
+        Ok(())
+    }
+
+    // ===== step 6: anything else =====
+
+    pub(crate) async fn refused(
+        &self,
+        lease: &mut Option<SharedLease>,
+        mut attempt: Attempt,
+        mut error: RefreshError,
+    ) -> Outcome {
+        let inner = self.inner;
+        // What the answer proves does not depend on what a classifier makes of it.
+        let proven = error.closes_attempt();
+        error.kind = inner.config.classifier.classify(inner.config.refresher.issuer(), &error);
+        if error.kind() == FailureKind::AccountDisabled {
+            let epoch = inner.depart(Departure::Lock(LockCause::AccountDisabled)).await?;
+            inner.lay_tombstone(lease, epoch).await;
+            self.tell_failure(FailureKind::AccountDisabled, None);
+            return Err(inner.snapshot().why_no_token());
+        }
+        if let Some(refresh) = error.rescued.take() {
+            let mut record = attempt.record.clone();
+            record.refresh_token = Some(refresh);
+            record.refresh_expires_at = None;
+            return self.renew(lease, attempt, record, Err(error.into())).await;
+        }
+        match error.kind() {
+            FailureKind::InvalidGrant => {
+                let cause = if attempt.doubt { ReauthCause::RotationLost } else { ReauthCause::Revoked };
+                self.rejected(lease, attempt, cause).await
+            }
+            FailureKind::Unrecognized => {
+                let now = inner.now();
+                let refusals = match attempt.record.refusals {
+                    Some(before) if now.since(before.last_at) < REFUSALS_APART => before,
+                    before => Refusals { count: before.map_or(0, |b| b.count).saturating_add(1), last_at: now },
+                };
+                attempt.record.refusals = Some(refusals);
+                if refusals.count >= REFUSALS && inner.snapshot().fresh(now).is_none() {
+                    return self.rejected(lease, attempt, ReauthCause::Rejected).await;
+                }
+                let typed = AuthError::from(RefreshError::new(FailureKind::Unrecognized));
+                self.transient(lease, attempt, error, typed, proven).await
+            }
+            FailureKind::Transient | FailureKind::Misconfigured | FailureKind::AccountDisabled => {
+                attempt.record.refusals = None;
+                let typed = AuthError::from(RefreshError::new(error.kind()));
+                self.transient(lease, attempt, error, typed, proven).await
+            }
+        }
+    }
+
+    /// The refresh token is dead. A successor in the store outranks that.
+    pub(crate) async fn rejected(
+        &self,
+        lease: &mut Option<SharedLease>,
+        attempt: Attempt,
+        mut cause: ReauthCause,
+    ) -> Outcome {
+        let inner = self.inner;
+        let now = inner.now();
+        let mut expected = attempt.version;
+        let mut reread = true;
+        for _ in 0..ROUNDS {
+            if lease.is_none() {
+                *lease = Some(inner.vault.lease(inner.config.term(), LEASE_WAIT).await.map_err(in_the_way)?);
+                reread = true;
+            }
+            let mut base = attempt.record.clone();
+            if reread && let (Ok(found), Ok(mark)) = (inner.vault.load().await, inner.vault.mark().await) {
+                let view = View { found: found.as_ref(), mark, epoch: self.epoch, base: attempt.record.generation };
+                if view.newest() > self.epoch {
+                    inner.signed_out(lease, found, mark, self.epoch, None).await;
+                    return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+                }
+                if let Some(theirs) = view.live() {
+                    if theirs.generation > attempt.record.generation || theirs.standing != Standing::SignedIn {
+                        return self.succeeded_by(lease, found).await;
+                    }
+                    if is_doubtful(theirs, &inner.owner) && cause == ReauthCause::Revoked {
+                        cause = ReauthCause::RotationLost;
+                    }
+                    base = theirs.clone();
+                }
+                expected = found.map(|found| found.version);
+            }
+            let mut verdict = base;
+            verdict.standing = Standing::ReauthRequired(cause);
+            verdict.refresh_token = None;
+            verdict.refresh_expires_at = None;
+            verdict.journal = None;
+            verdict.doubt |= attempt.doubt;
+            verdict.failure = None;
+            // The access token stays in use until it expires, unless it is what the server refused.
+            let kept = inner.snapshot().fresh(now).filter(|access| access.expires_at.is_some()).cloned();
+            match &kept {
+                Some(access) if inner.config.persist_access_token => access.store_in(&mut verdict),
+                _ => verdict.drop_access(),
+            }
+            let Some(held) = lease.as_mut() else { break };
+            match inner.vault.save(held, expected.as_ref(), &verdict).await {
+                Err(error) if error.kind() == StoreErrorKind::LeaseLost => *lease = None,
+                Err(error) if error.kind() == StoreErrorKind::Conflict => reread = true,
+                // Saved or not, it is the truth: a restart would find the open journal and ask once more.
+                Ok(_) | Err(_) => {
+                    self.publish_verdict(&verdict, cause, kept);
+                    return Err(AuthError::new(ErrorKind::ReauthRequired, "the refresh token was refused")
+                        .caused_by(RefreshError::new(FailureKind::InvalidGrant)));
+                }
+            }
+        }
+        Err(AuthError::new(ErrorKind::Unavailable, "other processes were in the way of the refresh"))
+    }
+
+    fn publish_verdict(&self, verdict: &Record, cause: ReauthCause, kept: Option<Access>) {
+        let inner = self.inner;
+        let usable = kept.is_some();
+        inner.edit(|edit| {
+            let snapshot = Snapshot::of(verdict, AuthState::SignedOut(SignedOutCause::Never), kept);
+            edit.publish(snapshot, Input::Rejected { cause, usable });
+            edit.event(AuthEvent::RefreshFailed {
+                account: inner.id.clone(),
+                kind: FailureKind::InvalidGrant,
+                retry_after: None,
+            });
+        });
+        if usable {
+            expiry::watch_expiry(inner);
+        }
+    }
+
+    /// Somebody rotated what was refused to us, or said how the session stands: theirs counts. Their set may be dead
+    /// too, so its own refusal would not prove a revocation.
+    async fn succeeded_by(&self, lease: &mut Option<SharedLease>, found: Option<Found>) -> Outcome {
+        let Some(mut found) = found else { return Ok(()) };
+        if found.record.standing == Standing::SignedIn
+            && !found.record.doubt
+            && let Some(held) = lease.as_mut()
+        {
+            found.record.doubt = true;
+            let _ = self.inner.vault.save(held, Some(&found.version), &found.record).await;
+        }
+        self.inner.adopt(&found.record);
+        match self.inner.snapshot().fresh(self.inner.now()).is_some() {
+            true => Ok(()),
+            false => Err(self.inner.snapshot().why_no_token()),
+        }
+    }
+
+    /// Nothing that ends the session: it is remembered, in memory and in the record, and everybody is quiet for a while.
+    pub(crate) async fn transient(
+        &self,
+        lease: &mut Option<SharedLease>,
+        attempt: Attempt,
+        error: RefreshError,
+        typed: AuthError,
+        proven: bool,
+    ) -> Outcome {
+        let inner = self.inner;
+        let now = inner.now();
+        let count = attempt.record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+        let journalled = inner.config.journal && attempt.record.refresh_token.is_some();
+        let first_doubt = journalled && !proven && attempt.attempts <= 1;
+        let (kind, own_pause) = match error.kind() {
+            FailureKind::Misconfigured => (StoredKind::Misconfigured, cooldown::MISCONFIGURED),
+            FailureKind::Unrecognized => (StoredKind::Unrecognized, cooldown::backoff(count)),
+            // With an open journal one early try: grace periods of servers are seconds.
+            _ if first_doubt => (StoredKind::Transient, cooldown::backoff(1)),
+            _ => (StoredKind::Transient, cooldown::backoff(count)),
+        };
+        let told = error.retry_after.map(|delay| delay.min(cooldown::LONGEST_RETRY_AFTER));
+        let pause = told.map_or(own_pause, |told| told.max(own_pause));
+        let server_said = told.is_some_and(|told| told >= own_pause);
+
+        let mut record = attempt.record.clone();
+        record.failure = Some(Failure { kind, at: now, until: now.plus(pause), count, server_said });
+        if journalled {
+            record.doubt = attempt.doubt;
+            record.journal = (!proven).then(|| Journal {
+                owner: inner.owner.clone(),
+                deadline: now, // nobody need wait for it any more
+                attempts: attempt.attempts,
+            });
+        }
+        if let Ok(mark) = inner.vault.mark().await
+            && mark > self.epoch
+        {
+            let found = inner.vault.load().await.unwrap_or_default();
+            inner.signed_out(lease, found, mark, self.epoch, None).await;
+            return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+        }
+        if let Some(held) = lease.as_mut() {
+            // If it fails, this process remembers all the same, and the journal stays open as it was written.
+            let _ = inner.vault.save(held, attempt.version.as_ref(), &record).await;
+        }
+        let error_kind = error.kind();
+        let shown = typed.caused_by(error).after(pause);
+        let until = inner.monotonic().saturating_add(pause);
+        inner.remember(CoolDown { error: shown.clone(), until, server_said });
+        self.tell_failure(error_kind, Some(pause));
+        Err(shown)
+    }
+
+    fn tell_failure(&self, kind: FailureKind, retry_after: Option<Duration>) {
+        self.inner.event(AuthEvent::RefreshFailed { account: self.inner.id.clone(), kind, retry_after });
+    }
+
+    /// A pause for a failure that stands in no record.
+    fn pause_after(&self, error: AuthError) -> AuthError {
+        let inner = self.inner;
+        let failures = inner.edit(|edit| {
+            edit.desk.failures = edit.desk.failures.saturating_add(1);
+            edit.desk.failures
+        });
+        let pause = cooldown::backoff(failures);
+        let error = error.again_after(pause);
+        let until = inner.monotonic().saturating_add(pause);
+        inner.remember(CoolDown { error: error.clone(), until, server_said: false });
+        error
+    }
+
+    /// Every failure is remembered, those without an exchange too; and a token that is spent now makes the session stale.
+    pub(crate) fn failed(&self, error: &AuthError) {
+        let inner = self.inner;
+        let now = inner.monotonic();
+        let remembered = inner.edit(|edit| edit.desk.cool_down.as_ref().is_some_and(|pause| pause.until > now));
+        let of_this_epoch = inner.snapshot().epoch == self.epoch && !inner.snapshot().is_dead();
+        if !remembered && of_this_epoch && inner.snapshot().rejected.is_none() {
+            self.pause_after(error.clone());
+        }
+        inner.turn_if_spent();
+        expiry::watch_expiry(inner);
+    }
+}

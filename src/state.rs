@@ -1,19 +1,19 @@
 //! Where a session stands, and the one pure function that moves it.
-//!
-//! | from \ input | signed in | renewed | out of reach, token spent | grant rejected | locked | signed out |
-//! |---|---|---|---|---|---|---|
-//! | `SignedOut` | `Active` | `Active` | – | – | `Locked` | `SignedOut` |
-//! | `Active` | `Active` | `Active` | `OfflineStale` | `Active { reauth_pending }`, or `ReauthRequired` once the token is spent | `Locked` | `SignedOut` |
-//! | `OfflineStale` | `Active` | `Active` | – (keeps its `since`) | `ReauthRequired` | `Locked` | `SignedOut` |
-//! | `ReauthRequired` | `Active` | `Active` | – | – (the newest cause) | `Locked` | `SignedOut` |
-//! | `Locked` | `Active` | – | – | – | `Locked` | `SignedOut` |
-//!
-//! `–`: nothing changes. A spent access token turns `Active { reauth_pending }` into `ReauthRequired`.
 
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
-/// Where a session stands.
+/// Where a session stands, and what moves it:
+///
+/// | from \ input | signed in | renewed | out of reach, token spent | grant rejected | locked | signed out |
+/// |---|---|---|---|---|---|---|
+/// | `SignedOut` | `Active` | `Active` | – | – | `Locked` | `SignedOut` |
+/// | `Active` | `Active` | `Active` | `OfflineStale` | `Active { reauth_pending }`, or `ReauthRequired` once the token is spent | `Locked` | `SignedOut` |
+/// | `OfflineStale` | `Active` | `Active` | – (keeps its `since`) | `ReauthRequired` | `Locked` | `SignedOut` |
+/// | `ReauthRequired` | `Active` | `Active` | – | – (the newest cause) | `Locked` | `SignedOut` |
+/// | `Locked` | `Active` | – | – | – | `Locked` | `SignedOut` |
+///
+/// `–`: nothing changes. A spent access token turns `Active { reauth_pending }` into `ReauthRequired`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuthState {
@@ -103,7 +103,7 @@ pub(crate) enum Input {
     SignedOut(SignedOutCause),
 }
 
-/// The transition: see the table above.
+/// The transition: see the table of [`AuthState`].
 pub(crate) fn next(state: &AuthState, input: Input) -> AuthState {
     use AuthState as S;
     match (state, input) {

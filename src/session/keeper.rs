@@ -14,10 +14,7 @@ use crate::{
     state::Input,
     store::SharedLease,
 };
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a keeper waits for a lease that it lost, in one attempt.
@@ -37,7 +34,8 @@ impl Inner {
             edit.event(AuthEvent::Unsaved { account: self.id.clone() });
             number
         });
-        tasks::spawn(&runtime, keep(Arc::downgrade(self), number, record, lease, asked));
+        // Dropping every session does not lose what is not saved: the keeper holds on to it.
+        tasks::spawn(&runtime, keep(self.clone(), number, record, lease, asked));
     }
 
     /// Asks the keeper, if there is one, to save now. An unsaved set is saved before anything is used.
@@ -52,7 +50,7 @@ impl Inner {
 }
 
 async fn keep(
-    inner: Weak<Inner>,
+    inner: Arc<Inner>,
     number: u64,
     mut record: Record,
     mut lease: Option<SharedLease>,
@@ -63,7 +61,6 @@ async fn keep(
         let pause = cooldown::backoff(tries.saturating_add(1)).min(PAUSE);
         let asker = tokio::time::timeout(pause, asked.recv()).await.ok().flatten();
         tries = tries.saturating_add(1);
-        let Some(inner) = inner.upgrade() else { return };
         let done = attempt(&inner, &mut record, &mut lease).await;
         if done {
             asked.close();

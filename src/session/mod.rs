@@ -231,8 +231,9 @@ impl Session {
         while let Some(landing) = self.0.in_the_air() {
             let _ = landing.await;
         }
-        let settled = self.0.settle_unsaved().await;
         self.0.jobs.idle().await;
+        let settled = self.0.settle_unsaved().await;
+        self.0.jobs.idle().await; // a revocation that came of it
         match settled {
             Ok(_released) => Ok(()),
             Err(error) => {

@@ -105,12 +105,13 @@ where
                 State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
             }
             Step::Wait(landing) => {
-                // The ready instance is dropped, and a clone left behind: it holds no permit while this waits.
-                let clone = service.clone();
-                drop(mem::replace(service, clone.clone()));
-                State::Acquiring { landing, request: Some(request), service: Some(clone) }
+                give_back(service);
+                State::Acquiring { landing, request: Some(request), service: Some(service.clone()) }
             }
-            Step::Refuse(error) => State::Denied { error: Some(error) },
+            Step::Refuse(error) => {
+                give_back(service);
+                State::Denied { error: Some(error) }
+            }
         };
         Self { errand: Some(errand), state }
     }
@@ -129,10 +130,20 @@ impl<P> Errand<P> {
         self.auth.session.refused(token, self.auth.origins.name(self.claim.origin))
     }
 
+    fn why_not(&self, error: AuthError) -> AuthError {
+        self.auth.session.why_not(&self.claim.ask, error)
+    }
+
     fn landed(&mut self, outcome: Result<(), AuthError>) {
         self.turns = self.turns.saturating_add(1);
         self.failed = outcome.err();
     }
+}
+
+/// Drops the ready instance and leaves a clone behind, which holds no permit.
+pub(super) fn give_back<S: Clone>(service: &mut S) {
+    let clone = service.clone();
+    drop(mem::replace(service, clone));
 }
 
 fn attach<Req: HttpRequest>(request: &mut Req, header: HeaderValue) {
@@ -223,7 +234,10 @@ where
                             this.state.set(State::Done);
                             return Poll::Ready(Ok(match outcome {
                                 Ok(()) => response,
-                                Err(error) => annotated(response, error),
+                                Err(error) => {
+                                    let errand = this.errand.as_ref().expect(POLLED_AFTER_END);
+                                    annotated(response, errand.why_not(error))
+                                }
                             }));
                         }
                     }
@@ -287,12 +301,15 @@ impl<P> Errand<P> {
                 response.extensions_mut().insert(challenge);
                 return Err(response);
             }
-            Verdict::Rejected if self.replayed => return Err(response),
+            Verdict::Rejected if self.replayed => {
+                self.auth.session.refused_again(token, self.auth.origins.name(self.claim.origin));
+                return Err(response);
+            }
             Verdict::Rejected => {}
         }
         let again = kept.and_then(|(kept, service)| Some((self.replay.restore(kept)?, service)));
         match (self.react(token), again) {
-            (Reaction::Deliver(error), _) => Err(annotated(response, error)),
+            (Reaction::Deliver(error), _) => Err(annotated(response, self.why_not(error))),
             // The others want a new token, and this request cannot be sent twice: it does not wait.
             (Reaction::Wait(_) | Reaction::Replay, None) => Err(response),
             (Reaction::Replay, Some((request, service))) => {

@@ -142,7 +142,8 @@ impl<S, P: Clone> Layer<S> for AuthLayer<P> {
 /// [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone` (`RateLimit`, `BoxService`) go above
 /// it, or below a `Buffer`.
 ///
-/// Errors are [`BoxError`]: the inner service's own, or an [`AuthError`], which [`AuthError::find`] finds.
+/// Errors are [`BoxError`]: the inner service's own, or an
+/// [`AuthError`](crate::AuthError), which [`AuthError::find`](crate::AuthError::find) finds.
 ///
 /// Dropping a response future drops the request that it made; a refresh that it started goes on.
 #[derive(Clone)]
@@ -198,7 +199,10 @@ where
             Ok(Route::Authenticated(claim)) => {
                 ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, claim)
             }
-            Err(error) => ResponseFuture::failed(error),
+            Err(error) => {
+                future::give_back(&mut self.inner);
+                ResponseFuture::failed(error)
+            }
         }
     }
 }

@@ -75,8 +75,8 @@ impl Auth {
                 }
             },
         };
-        if self.session.issuer_is(target.scheme, target.authority, target.path) {
-            let why = "a request to the token endpoint went through the layer that waits for it";
+        if self.session.is_endpoint(&target) || self.session.is_reentrant() {
+            let why = "a token request went through the layer that waits for it";
             return Err(AuthError::new(ErrorKind::Reentrant, why));
         }
         let permit = extensions.and_then(|extensions| extensions.get::<Permit>());

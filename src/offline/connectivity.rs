@@ -53,6 +53,11 @@ impl Reachability {
         Self { model, answered_until: AtomicU64::new(0), probe_at: AtomicU64::new(0) }
     }
 
+    /// Whether the platform has a say: then a session can go stale without a failed refresh.
+    pub(crate) fn has_model(&self) -> bool {
+        self.model.is_some()
+    }
+
     fn model_says(&self) -> Option<bool> {
         self.model.as_ref().and_then(|model| model.is_online())
     }

@@ -10,11 +10,12 @@ use super::{
 use crate::{
     clock::Stamp,
     denial::{Capability, Denial, DenyReason},
-    error::{AuthError, ErrorKind},
+    error::AuthError,
     event::AuthEvent,
+    message::Target,
     offline::{Facts, GateContext, Permit},
 };
-use http::HeaderValue;
+use http::{HeaderValue, uri::Authority};
 use std::time::SystemTime;
 
 /// What a request wants to do, and what it puts up with.
@@ -110,10 +111,6 @@ impl Session {
     #[cold]
     fn step_slowly(&self, ask: &Ask, failed: Option<&AuthError>, last: bool, now: Stamp) -> Step {
         let inner = &self.0;
-        if inner.is_within_own_flight() {
-            let why = "a refresher sent its request through the layer that waits for it";
-            return Step::Refuse(AuthError::new(ErrorKind::Reentrant, why));
-        }
         inner.turn_if_spent();
         let snapshot = inner.snapshot().clone();
         let may_wait = !last && failed.is_none();
@@ -174,7 +171,7 @@ impl Session {
             return Reaction::Replay; // a late 401 (P3)
         }
         if let Some(current) = current.filter(|_| is_current)
-            && let Err(error) = inner.refuse(current, origin)
+            && let Err(error) = inner.refuse(current, origin, false)
         {
             return Reaction::Deliver(error);
         }
@@ -213,12 +210,35 @@ impl Session {
         self.0.config.reach.unanswered();
     }
 
-    pub(crate) fn issuer_is(&self, scheme: Option<&str>, authority: Option<&str>, path: &str) -> bool {
+    /// Whether a request goes to the token endpoint, which is no place for an access token.
+    pub(crate) fn is_endpoint(&self, target: &Target<'_>) -> bool {
         self.0.config.endpoint.as_ref().is_some_and(|endpoint| {
-            endpoint.path() == path
-                && endpoint.scheme_str() == scheme
-                && endpoint.authority().map(http::uri::Authority::as_str) == authority
+            endpoint.path() == target.path
+                && endpoint.host().zip(target.host).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host))
+                && port(endpoint.scheme_str(), endpoint.authority().map(Authority::as_str))
+                    == port(target.scheme, target.authority)
         })
+    }
+
+    /// Whether this task is a part of this session's own exchange (P11).
+    pub(crate) fn is_reentrant(&self) -> bool {
+        self.0.is_within_own_flight()
+    }
+
+    /// The second 401 of a request: it counts for the breaker, and starts nothing.
+    pub(crate) fn refused_again(&self, token: TokenId, origin: &str) {
+        let _ = self.0.refuse(token, origin, true);
+    }
+
+    /// Why a refused request is not sent again: the gate's word if nobody is signed in any more, else what the refresh
+    /// ended with.
+    pub(crate) fn why_not(&self, ask: &Ask, error: AuthError) -> AuthError {
+        let inner = &self.0;
+        let snapshot = inner.snapshot();
+        match inner.check(&snapshot, &ask.capability, inner.now()) {
+            Err(denial) if snapshot.is_dead() => inner.denied(denial),
+            _ => error,
+        }
     }
 
     pub(crate) fn permit(&self, capability: Capability) -> Result<Permit, Denial> {
@@ -238,6 +258,13 @@ impl Session {
             }
         }
     }
+}
+
+/// The port of an authority, spelled out or not.
+fn port(scheme: Option<&str>, authority: Option<&str>) -> Option<u16> {
+    let https = scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+    let authority: Authority = authority?.parse().ok()?;
+    Some(authority.port_u16().unwrap_or(if https { 443 } else { 80 }))
 }
 
 impl Pass {

@@ -4,6 +4,7 @@ use super::{
     Session,
     config::{Config, OnLock, OnWipe},
     cooldown::CoolDown,
+    expiry,
     inner::Inner,
     record::{Record, Standing},
     snapshot::{Snapshot, Windows},
@@ -202,14 +203,25 @@ async fn restore(config: Arc<Config>, vault: Vault) -> Result<Session, AuthError
     let mark = vault.mark().await?;
     let live = found.map(|found| found.record).filter(|record| record.epoch >= mark);
     let snapshot = match &live {
-        Some(record) => Snapshot::new(record.epoch, record.generation, AuthState::SignedOut(SignedOutCause::Here)),
+        Some(record) => Snapshot::new(record.epoch, record.generation, with_record(record)),
         None => Snapshot::new(mark, 0, without_record(mark, config.self_starting)),
     };
-    let inner = Inner::new(config, vault, hex(&owner), snapshot);
+    let inner = Arc::new(Inner::new(config, vault, hex(&owner), snapshot));
     if let Some(record) = &live {
         inner.restore(record);
+        expiry::watch_expiry(&inner);
     }
-    Ok(Session(Arc::new(inner)))
+    Ok(Session(inner))
+}
+
+/// Where a session begins that has a record, before what it says is adopted.
+fn with_record(record: &Record) -> AuthState {
+    match record.standing {
+        Standing::SignedOut => AuthState::SignedOut(SignedOutCause::Here),
+        Standing::SignedIn | Standing::ReauthRequired(_) | Standing::Locked(_) => {
+            AuthState::Active { reauth_pending: false, unsaved: false }
+        }
+    }
 }
 
 /// Where a session stands that has no record.
@@ -232,8 +244,7 @@ impl Inner {
             let left = failure.until.since(self.now());
             if left <= super::cooldown::LONGEST_RETRY_AFTER && !left.is_zero() {
                 let error = AuthError::from(RefreshError::new(failure.kind.into()));
-                let until = self.monotonic().saturating_add(left);
-                self.remember(CoolDown { error, until, server_said: failure.server_said });
+                self.remember(CoolDown::stored(failure, left, error, self.now(), self.monotonic()));
             }
         }
         self.turn_if_spent();

@@ -1,7 +1,8 @@
 //! How long to be quiet after a failure (P9), and the breaker for servers that refuse every fresh token (P4). Pure, but
 //! for the jitter.
 
-use crate::error::AuthError;
+use super::record::Failure;
+use crate::{clock::Stamp, error::AuthError};
 use std::{collections::VecDeque, time::Duration};
 
 const FIRST: Duration = Duration::from_secs(1);
@@ -29,11 +30,24 @@ pub(crate) struct CoolDown {
     pub(crate) error: AuthError,
     /// On the monotonic clock, which no anchor moves.
     pub(crate) until: Duration,
-    /// A server's `Retry-After`, which a reconnection does not end.
-    pub(crate) server_said: bool,
+    /// The end of a server's `Retry-After`, which a reconnection does not shorten.
+    pub(crate) told_until: Option<Duration>,
 }
 
 impl CoolDown {
+    /// What a record remembers, of which `left` is left.
+    pub(crate) fn stored(failure: &Failure, left: Duration, error: AuthError, now: Stamp, monotonic: Duration) -> Self {
+        let told = failure.told_until.map(|end| end.since(now).min(LONGEST_RETRY_AFTER));
+        let at = |left: Duration| monotonic.saturating_add(left);
+        Self { error, until: at(left), told_until: told.map(at) }
+    }
+
+    /// The network is back: only a server's `Retry-After` goes on.
+    pub(crate) fn reconnected(&mut self, now: Duration) -> bool {
+        self.until = self.told_until.unwrap_or(now).min(self.until);
+        self.until > now
+    }
+
     /// The error with what is left, or `None` once it is over.
     pub(crate) fn running(&self, now: Duration) -> Option<AuthError> {
         let left = self.until.saturating_sub(now);

@@ -25,7 +25,7 @@ async fn turn_at_expiry(inner: Weak<Inner>) {
             inner.edit(|edit| {
                 let snapshot = edit.snapshot();
                 let waits = matches!(snapshot.state, AuthState::Active { .. })
-                    && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some());
+                    && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some() || inner.config.reach.has_model());
                 let end = snapshot.fresh(now).and_then(|access| access.expires_at).filter(|_| waits);
                 edit.desk.expiry_watched = end.is_some();
                 end.map(|end| end.since(now))

@@ -58,12 +58,12 @@ impl Inner {
         }
         let runtime = tasks::runtime()?;
         let now = self.monotonic();
-        self.edit(|edit| {
+        let (landing, flight) = self.edit(|edit| {
             let snapshot = edit.snapshot();
             if let Some(flight) = &edit.desk.flight
                 && flight.epoch == snapshot.epoch
             {
-                return Ok(flight.landing.clone());
+                return Ok((flight.landing.clone(), None));
             }
             if snapshot.is_dead() {
                 // Nothing to exchange; somebody else may have signed in. It is looked for at the cool-down's pace.
@@ -88,11 +88,14 @@ impl Inner {
             let number = edit.desk.flights;
             edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, landing: landing.clone() });
             let seat = Seat { inner: self.clone(), number, tx: Some(tx), lease: None, outcome: None };
+            Ok((landing, Some(fly(seat, snapshot.epoch, snapshot.generation, snapshot.is_dead()))))
+        })?;
+        if let Some(flight) = flight {
+            // Not under the lock: a runtime that is shutting down drops the task, and with it the seat, at once.
             let within = WITHIN.try_with(Arc::clone).unwrap_or_default();
-            let base = snapshot.generation;
-            tasks::spawn(&runtime, WITHIN.scope(within, fly(seat, snapshot.epoch, base, snapshot.is_dead())));
-            Ok(landing)
-        })
+            tasks::spawn(&runtime, WITHIN.scope(within, flight));
+        }
+        Ok(landing)
     }
 
     /// The landing of the flight in the air, if there is one.
@@ -100,9 +103,9 @@ impl Inner {
         self.edit(|edit| edit.desk.flight.as_ref().map(|flight| flight.landing.clone()))
     }
 
-    /// A 401 answered `token` at `origin`: counts it, and marks the token as refused so that new requests wait.
-    /// `Err`: the server refuses every fresh token, and its 401s are delivered for a while (P4).
-    pub(crate) fn refuse(&self, token: TokenId, origin: &str) -> Result<(), AuthError> {
+    /// A 401 answered `token` at `origin`: counts it, and unless it answered a replay marks the token as refused so that
+    /// new requests wait. `Err`: the server refuses every fresh token, and its 401s are delivered for a while (P4).
+    pub(crate) fn refuse(&self, token: TokenId, origin: &str, replayed: bool) -> Result<(), AuthError> {
         /// A token of unknown expiry counts as refused before it expired if it is no older than this.
         const JUST_ISSUED: Duration = Duration::from_secs(2);
         let (now, mono) = (self.now(), self.monotonic());
@@ -130,7 +133,9 @@ impl Inner {
                     }
                 }
             }
-            edit.amend(|snapshot| snapshot.refused = true);
+            if !replayed {
+                edit.amend(|snapshot| snapshot.refused = true);
+            }
             Ok(())
         })
     }
@@ -186,7 +191,7 @@ async fn fly(mut seat: Seat, epoch: u64, base: u64, look_only: bool) {
             seat.inner.remember(CoolDown {
                 error: error.clone(),
                 until: seat.inner.monotonic().saturating_add(super::cooldown::backoff(1)),
-                server_said: false,
+                told_until: None,
             });
             Err(error)
         }

@@ -189,9 +189,9 @@ impl Session {
     /// in the background.
     pub fn reconnected(&self) {
         let inner = &self.0;
-        let now = inner.now();
+        let (now, mono) = (inner.now(), inner.monotonic());
         inner.edit(|edit| {
-            edit.desk.cool_down.take_if(|pause| !pause.server_said);
+            edit.desk.cool_down.take_if(|pause| !pause.reconnected(mono));
             edit.desk.failures = 0;
             edit.desk.forgiven = Some(now);
             edit.desk.look_at = Duration::ZERO;

@@ -107,7 +107,7 @@ impl Course<'_> {
                     at: now,
                     until: now.plus(pause),
                     count: 1,
-                    server_said: false,
+                    told_until: None,
                 });
                 (inner.snapshot().fresh(now).cloned(), Some((problem, pause)))
             }
@@ -139,13 +139,14 @@ impl Course<'_> {
                 edit.event(AuthEvent::Refreshed { account: inner.id.clone(), took });
             }
         });
+        expiry::watch_expiry(inner);
         if unsaved {
             inner.keep(record, lease.take());
         }
         if let Some((problem, pause)) = problem {
             let until = inner.monotonic().saturating_add(pause);
             let error = problem.after(pause);
-            inner.remember(CoolDown { error: error.clone(), until, server_said: false });
+            inner.remember(CoolDown { error: error.clone(), until, told_until: None });
             self.tell_failure(FailureKind::Misconfigured, Some(pause));
             return Err(error);
         }
@@ -328,10 +329,10 @@ impl Course<'_> {
         };
         let told = error.retry_after.map(|delay| delay.min(cooldown::LONGEST_RETRY_AFTER));
         let pause = told.map_or(own_pause, |told| told.max(own_pause));
-        let server_said = told.is_some_and(|told| told >= own_pause);
 
         let mut record = attempt.record.clone();
-        record.failure = Some(Failure { kind, at: now, until: now.plus(pause), count, server_said });
+        record.failure =
+            Some(Failure { kind, at: now, until: now.plus(pause), count, told_until: told.map(|told| now.plus(told)) });
         if journalled {
             record.doubt = attempt.doubt;
             record.journal = (!proven).then(|| Journal {
@@ -353,8 +354,9 @@ impl Course<'_> {
         }
         let error_kind = error.kind();
         let shown = typed.caused_by(error).after(pause);
-        let until = inner.monotonic().saturating_add(pause);
-        inner.remember(CoolDown { error: shown.clone(), until, server_said });
+        let mono = inner.monotonic();
+        let told_until = told.map(|told| mono.saturating_add(told));
+        inner.remember(CoolDown { error: shown.clone(), until: mono.saturating_add(pause), told_until });
         self.tell_failure(error_kind, Some(pause));
         Err(shown)
     }
@@ -373,7 +375,7 @@ impl Course<'_> {
         let pause = cooldown::backoff(failures);
         let error = error.again_after(pause);
         let until = inner.monotonic().saturating_add(pause);
-        inner.remember(CoolDown { error: error.clone(), until, server_said: false });
+        inner.remember(CoolDown { error: error.clone(), until, told_until: None });
         error
     }
 

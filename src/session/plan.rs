@@ -83,10 +83,11 @@ pub(crate) fn plan<'a>(view: &View<'a>, at: &Circumstances<'_>) -> Plan<'a> {
         return Plan::Adopt(record);
     }
     if let Some(failure) = &record.failure {
-        let forgiven = !failure.server_said && at.forgiven.is_some_and(|moment| failure.at <= moment);
+        let forgiven = at.forgiven.is_some_and(|moment| failure.at <= moment);
+        let end = if forgiven { failure.told_until } else { Some(failure.until) };
         // A pause that nobody can have asked for comes from a clock that was wrong.
-        let left = failure.until.since(at.now);
-        if !forgiven && !left.is_zero() && left <= LONGEST_RETRY_AFTER {
+        let left = end.map_or(Duration::ZERO, |end| end.since(at.now));
+        if !left.is_zero() && left <= LONGEST_RETRY_AFTER {
             return Plan::CoolingDown(failure, left);
         }
     }

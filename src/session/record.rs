@@ -102,9 +102,9 @@ pub(crate) struct Failure {
     pub(crate) until: Stamp,
     /// In a row.
     pub(crate) count: u32,
-    /// The server's own `Retry-After`, which no reconnection ends.
-    #[serde(default)]
-    pub(crate) server_said: bool,
+    /// The end of the server's own `Retry-After`, which no reconnection shortens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told_until: Option<Stamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -159,8 +159,7 @@ impl Refresh<'_> {
             }
             Plan::CoolingDown(failure, left) => {
                 let error = AuthError::from(RefreshError::new(failure.kind.into())).after(left);
-                let until = inner.monotonic().saturating_add(left);
-                inner.remember(CoolDown { error: error.clone(), until, server_said: failure.server_said });
+                inner.remember(CoolDown::stored(failure, left, error.clone(), inner.now(), inner.monotonic()));
                 Err(error)
             }
             Plan::AwaitJournal(left) => {

@@ -2,6 +2,7 @@
 
 use super::{
     desk::Outcome,
+    expiry,
     inner::Inner,
     plan::{View, next_sign_in},
     record::{Record, Standing},
@@ -48,6 +49,7 @@ impl Inner {
             edit.desk.farewell = None;
             edit.desk.breakers.clear();
         });
+        expiry::watch_expiry(&self);
         if unsaved {
             self.keep(record, lease);
         }

@@ -2,11 +2,18 @@
 //! wait for them.
 
 use crate::error::AuthError;
+use std::{panic::catch_unwind, time::Duration};
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 /// The runtime of the caller. Without one nothing can be refreshed: a bug in the set-up, not a panic.
 pub(crate) fn runtime() -> Result<Handle, AuthError> {
-    Handle::try_current().map_err(|_| AuthError::misconfigured("a session needs a tokio runtime around it"))
+    let runtime =
+        Handle::try_current().map_err(|_| AuthError::misconfigured("a session needs a tokio runtime around it"))?;
+    // tokio tells only by a panic whether there is a timer.
+    match catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))) {
+        Ok(()) => Ok(runtime),
+        Err(_) => Err(AuthError::misconfigured("a session needs a tokio runtime with its timer: `enable_time()`")),
+    }
 }
 
 /// Starts a task that nobody can cancel but the end of the runtime.

@@ -13,8 +13,8 @@ use std::{
 };
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 use tower_reauth::{
-    AuthError, AuthEvent, AuthLayer, FailureKind, ManualClock, Origins, RefreshError, RefreshGrant, Refresher, RevokeGrant,
-    Revoked, Session, SessionBuilder, Tokens, observer_fn,
+    AuthError, AuthEvent, AuthLayer, FailureKind, ManualClock, Origins, RefreshError, RefreshGrant, Refresher,
+    RevokeGrant, Revoked, Session, SessionBuilder, Tokens, observer_fn,
 };
 
 pub const SEC: Duration = Duration::from_secs(1);
@@ -267,9 +267,10 @@ pub fn api(
 
 /// The API behind the layer.
 pub fn layered(session: &Session, issuer: &Issuer, seen: &Seen) -> Api {
-    BoxCloneSyncService::new(
-        tower::Layer::layer(&AuthLayer::new(session.clone(), Origins::new([ORIGIN]).unwrap()), api(issuer, seen)),
-    )
+    BoxCloneSyncService::new(tower::Layer::layer(
+        &AuthLayer::new(session.clone(), Origins::new([ORIGIN]).unwrap()),
+        api(issuer, seen),
+    ))
 }
 
 pub fn get(path: &str) -> Req {

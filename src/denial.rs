@@ -1,6 +1,11 @@
 //! The words of the gate: what is asked, why not, and what would help.
 
-use std::{borrow::Cow, error::Error as StdError, fmt};
+use std::{
+    error::Error as StdError,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// What a request wants to do, in the application's words.
 ///
@@ -10,8 +15,15 @@ use std::{borrow::Cow, error::Error as StdError, fmt};
 /// const COMPLETE: Capability = Capability::new("jobs.complete");
 /// assert_eq!(COMPLETE.as_str(), "jobs.complete");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Capability(Cow<'static, str>);
+#[derive(Clone)]
+pub struct Capability(Name);
+
+/// A clone of either costs no allocation.
+#[derive(Clone)]
+enum Name {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
 
 impl Capability {
     /// Safe methods (RFC 9110 §9.2.1), unless told otherwise.
@@ -21,12 +33,35 @@ impl Capability {
 
     /// A capability of the application.
     pub const fn new(name: &'static str) -> Self {
-        Self(Cow::Borrowed(name))
+        Self(Name::Static(name))
     }
 
     /// Its name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Name::Static(name) => name,
+            Name::Shared(name) => name,
+        }
+    }
+}
+
+impl PartialEq for Capability {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Capability {}
+
+impl Hash for Capability {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Capability").field(&self.as_str()).finish()
     }
 }
 
@@ -38,13 +73,13 @@ impl From<&'static str> for Capability {
 
 impl From<String> for Capability {
     fn from(name: String) -> Self {
-        Self(Cow::Owned(name))
+        Self(Name::Shared(name.into()))
     }
 }
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -121,6 +121,10 @@ impl RefreshError {
         self.description.as_deref()
     }
 
+    fn is_said(&self) -> bool {
+        !matches!(self.kind, FailureKind::Transient | FailureKind::Unrecognized)
+    }
+
     /// Whether the refresh token is known not to have been spent: nothing was sent, or the server refused by name. All
     /// else leaves the attempt in doubt, and its journal open.
     pub(crate) fn closes_attempt(&self) -> bool {
@@ -130,9 +134,9 @@ impl RefreshError {
         match self.status {
             Some(StatusCode::TOO_MANY_REQUESTS) => true,
             Some(status) if status.is_server_error() => false,
-            Some(_) => self.code.is_some(),
-            // A refresher of the user's own that knows what it says.
-            None => !matches!(self.kind, FailureKind::Transient | FailureKind::Unrecognized),
+            // A code, or a refresher of the user's own that knows what it says.
+            Some(_) => self.code.is_some() || self.is_said(),
+            None => self.is_said(),
         }
     }
 }

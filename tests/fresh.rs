@@ -13,16 +13,17 @@ use http::StatusCode;
 use kit::*;
 use rig::*;
 use std::{
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 use tokio_test::{assert_pending, task};
 use tower_reauth::{
-    AuthError, AuthState, ErrorKind, FailureKind, LockCause, ReauthCause, RefreshError, Session, SignOut,
-    SignedOutCause, Tokens, refresh_fn,
+    AuthError, AuthEvent, AuthState, ErrorKind, FailureKind, LockCause, ReauthCause, RefreshError, Session, SignOut,
+    SignedOutCause, Tokens, observer_fn, refresh_fn,
 };
 
 const ACTIVE: fn(&AuthState) -> bool = |state| matches!(state, AuthState::Active { .. });
@@ -265,6 +266,31 @@ async fn refresh_is_ok_once_a_newer_set_is_published_whatever_the_age() {
     assert!(all.iter().all(Result::is_ok));
     assert_eq!(rig.issuer.exchanges(), 1);
     rig.session.refresh().await.unwrap();
+    assert_eq!(rig.session.access_token().await.unwrap().expose(), "a1.2");
+}
+
+/// The observer is told between the publication and the end of the flight.
+#[tokio::test(start_paused = true)]
+async fn refresh_means_newer_for_who_asks_while_a_flight_ends() {
+    type Refresh = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send>>;
+    let (session, asked) = (Arc::new(OnceLock::<Session>::new()), Arc::new(Mutex::new(None)));
+    let observer = observer_fn({
+        let (session, asked) = (session.clone(), asked.clone());
+        move |event| {
+            let mut asked = asked.lock().unwrap();
+            if matches!(event, AuthEvent::Refreshed { .. }) && asked.is_none() {
+                let session = session.get().unwrap().clone();
+                let mut refresh = task::spawn(Box::pin(async move { session.refresh().await }) as Refresh);
+                assert_pending!(refresh.poll());
+                *asked = Some(refresh);
+            }
+        }
+    });
+    let rig = Rig::with(|builder| builder.observer(observer)).await;
+    assert!(session.set(rig.session.clone()).is_ok());
+    rig.session.refresh().await.unwrap();
+    let refresh = asked.lock().unwrap().take().unwrap();
+    refresh.await.unwrap();
     assert_eq!(rig.session.access_token().await.unwrap().expose(), "a1.2");
 }
 

@@ -93,14 +93,10 @@ impl fmt::Debug for FailureClassifier {
     }
 }
 
+/// Exact: the code, the whole text, or the code that a text begins with (`AADSTS50057: The user account is disabled.`).
 fn given(signal: &str, error: &RefreshError) -> bool {
-    if signal.is_empty() {
-        return false; // every text begins with it
-    }
-    let begins = |text: &str| {
-        text.strip_prefix(signal).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)) // or is empty
-    };
-    error.code() == Some(signal) || error.description().is_some_and(begins)
+    let named = |text: &str| text == signal || text.split_once(':').is_some_and(|(name, _)| name == signal);
+    !signal.is_empty() && (error.code() == Some(signal) || error.description().is_some_and(named))
 }
 
 /// Whether the URI `issuer` lies at or below `row`.

@@ -6,7 +6,7 @@ use super::{
     route::{Auth, Claim},
 };
 use crate::{
-    error::{AuthError, BoxError},
+    error::{AuthError, BoxError, ErrorKind},
     message::{HttpRequest, HttpResponse, ResponseHead, sealed::Response as _},
     session::{Landing, Pass, Reaction, Step, TokenId},
 };
@@ -36,16 +36,18 @@ pin_project! {
         P: Replay<Req>,
     {
         // What the request is about; `None` for one that gets no token.
-        errand: Option<Errand<P>>,
+        errand: Option<Errand<S, P>>,
         #[pin]
         state: State<S, S::Future, Req, P::Kept, S::Response>,
     }
 }
 
 /// What stays the same from the first attempt to the last.
-struct Errand<P> {
+struct Errand<S, P> {
     auth: Arc<Auth>,
     replay: P,
+    /// How the inner service is cloned: `poll` needs no bound for it.
+    clone: fn(&S) -> S,
     claim: Claim,
     /// How often it has waited for a token.
     turns: u8,
@@ -64,9 +66,10 @@ pin_project! {
         Calling { #[pin] future: F, kept: Option<(K, S)>, sent: Option<(TokenId, crate::clock::Stamp)> },
         // It waits for a token; the readiness of the inner service is given back (P11).
         Acquiring { landing: Landing, request: Option<Req>, service: Option<S> },
-        // The inner service is asked for readiness again, then the gate once more. With the refused response for a replay.
-        Readying { request: Option<Req>, service: Option<S>, refused: Option<Res> },
-        // The token was refused; a refresh is under way. `request` is `None` if it cannot be sent twice.
+        // The inner service is asked for readiness again, then the gate once more. A replay comes with the refused response,
+        // until the wait for readiness begins.
+        Readying { request: Option<Req>, service: Option<S>, replay: bool, refused: Option<Res> },
+        // The token was refused; a refresh is under way, and the request can be sent once more.
         Refreshing { landing: Landing, request: Option<Req>, service: Option<S>, refused: Option<Res> },
         Denied { error: Option<AuthError> },
         Done,
@@ -95,8 +98,15 @@ where
 {
     /// A request that gets a token. The inner service is ready.
     pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, claim: Claim) -> Self {
-        let errand =
-            Errand { auth: auth.clone(), replay: replay.clone(), claim, turns: 0, failed: None, replayed: false };
+        let errand = Errand {
+            auth: auth.clone(),
+            replay: replay.clone(),
+            clone: S::clone,
+            claim,
+            turns: 0,
+            failed: None,
+            replayed: false,
+        };
         let state = match errand.step() {
             Step::Go(pass) => {
                 // The ready instance is called; a clone is made only for a request that can be replayed.
@@ -117,7 +127,7 @@ where
     }
 }
 
-impl<P> Errand<P> {
+impl<S, P> Errand<S, P> {
     fn step(&self) -> Step {
         self.auth.session.step(&self.claim.ask, self.failed.as_ref(), self.turns >= TURNS)
     }
@@ -130,6 +140,10 @@ impl<P> Errand<P> {
         self.auth.session.refused(token, self.auth.origins.name(self.claim.origin))
     }
 
+    fn is_reentrant(&self) -> bool {
+        self.auth.session.is_reentrant()
+    }
+
     fn why_not(&self, error: AuthError) -> AuthError {
         self.auth.session.why_not(&self.claim.ask, error)
     }
@@ -138,6 +152,10 @@ impl<P> Errand<P> {
         self.turns = self.turns.saturating_add(1);
         self.failed = outcome.err();
     }
+}
+
+fn reentrant() -> AuthError {
+    AuthError::new(ErrorKind::Reentrant, "a token request went through the layer that waits for it")
 }
 
 /// Drops the ready instance and leaves a clone behind, which holds no permit.
@@ -169,7 +187,7 @@ const POLLED_AFTER_END: &str = "polled after completion";
 impl<S, Req, P> Future for ResponseFuture<S, Req, P>
 where
     Req: HttpRequest,
-    S: Service<Req> + Clone,
+    S: Service<Req>,
     S::Response: HttpResponse,
     S::Error: Into<BoxError>,
     P: Replay<Req>,
@@ -200,21 +218,56 @@ where
                     }
                 }
                 StateProj::Acquiring { landing, request, service } => {
-                    let outcome = ready!(Pin::new(landing).poll(cx));
-                    this.errand.as_mut().expect(POLLED_AFTER_END).landed(outcome);
-                    State::Readying { request: request.take(), service: service.take(), refused: None }
-                }
-                StateProj::Readying { request, service, refused } => {
-                    if let Err(error) = ready!(service.as_mut().expect(POLLED_AFTER_END).poll_ready(cx)) {
-                        this.state.set(State::Done);
-                        return Poll::Ready(Err(error.into()));
-                    }
-                    let (request, service) = (request.take().expect(POLLED_AFTER_END), service.take());
-                    let service = service.expect(POLLED_AFTER_END);
                     let errand = this.errand.as_mut().expect(POLLED_AFTER_END);
-                    match refused.take() {
-                        None => errand.send(request, service),
-                        Some(refused) => match errand.resend(request, service, refused) {
+                    // Through a `Buffer` the call is made elsewhere, but this is polled where the caller is.
+                    let outcome = match errand.is_reentrant() {
+                        true => Err(reentrant()),
+                        false => ready!(Pin::new(landing).poll(cx)),
+                    };
+                    errand.landed(outcome);
+                    // A request that will not leave does not queue for the inner service first.
+                    match errand.step() {
+                        Step::Go(_) => State::Readying {
+                            request: request.take(),
+                            service: service.take(),
+                            replay: false,
+                            refused: None,
+                        },
+                        Step::Wait(landing) => {
+                            State::Acquiring { landing, request: request.take(), service: service.take() }
+                        }
+                        Step::Refuse(error) => State::Denied { error: Some(error) },
+                    }
+                }
+                StateProj::Readying { request, service, replay, refused } => {
+                    let errand = this.errand.as_mut().expect(POLLED_AFTER_END);
+                    match service.as_mut().expect(POLLED_AFTER_END).poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => {
+                            this.state.set(State::Done);
+                            return Poll::Ready(Err(error.into()));
+                        }
+                        Poll::Pending => {
+                            // The refused response may hold what is waited for, a connection say: it goes before the
+                            // wait, and the gate is asked before it goes.
+                            let Some(response) = refused.take() else { return Poll::Pending };
+                            match errand.reissue() {
+                                Ok(_) => {
+                                    drop(response);
+                                    continue;
+                                }
+                                Err(error) => {
+                                    this.state.set(State::Done);
+                                    return Poll::Ready(Ok(annotated(response, error)));
+                                }
+                            }
+                        }
+                    }
+                    let request = request.take().expect(POLLED_AFTER_END);
+                    let service = service.take().expect(POLLED_AFTER_END);
+                    match *replay {
+                        false => errand.send(request, service),
+                        true => match errand.resend(request, service, refused.take()) {
                             Ok(next) => next,
                             Err(response) => {
                                 this.state.set(State::Done);
@@ -224,22 +277,21 @@ where
                     }
                 }
                 StateProj::Refreshing { landing, request, service, refused } => {
-                    let outcome = ready!(Pin::new(landing).poll(cx));
-                    match (outcome, request.take()) {
-                        (Ok(()), Some(request)) => {
-                            State::Readying { request: Some(request), service: service.take(), refused: refused.take() }
-                        }
-                        (outcome, _unsent) => {
-                            let response = refused.take().expect(POLLED_AFTER_END);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(match outcome {
-                                Ok(()) => response,
-                                Err(error) => {
-                                    let errand = this.errand.as_ref().expect(POLLED_AFTER_END);
-                                    annotated(response, errand.why_not(error))
-                                }
-                            }));
-                        }
+                    let errand = this.errand.as_ref().expect(POLLED_AFTER_END);
+                    let outcome = match errand.is_reentrant() {
+                        true => Err(reentrant()),
+                        false => ready!(Pin::new(landing).poll(cx)),
+                    };
+                    if let Err(error) = outcome {
+                        let response = annotated(refused.take().expect(POLLED_AFTER_END), errand.why_not(error));
+                        this.state.set(State::Done);
+                        return Poll::Ready(Ok(response));
+                    }
+                    State::Readying {
+                        request: request.take(),
+                        service: service.take(),
+                        replay: true,
+                        refused: refused.take(),
                     }
                 }
                 StateProj::Denied { error } => {
@@ -257,22 +309,22 @@ where
 type Next<S, Req, P> =
     State<S, <S as Service<Req>>::Future, Req, <P as Replay<Req>>::Kept, <S as Service<Req>>::Response>;
 
-impl<P> Errand<P> {
+impl<S, P> Errand<S, P> {
     /// The inner service is ready and the request has waited: once more from the top.
-    fn send<S, Req>(&mut self, mut request: Req, mut service: S) -> Next<S, Req, P>
+    fn send<Req>(&mut self, mut request: Req, mut service: S) -> Next<S, Req, P>
     where
         Req: HttpRequest,
-        S: Service<Req> + Clone,
+        S: Service<Req>,
         P: Replay<Req>,
     {
         match self.step() {
             Step::Go(pass) => {
-                let kept = self.replay.keep(&mut request).map(|kept| (kept, service.clone()));
+                let kept = self.replay.keep(&mut request).map(|kept| (kept, (self.clone)(&service)));
                 attach(&mut request, pass.header);
                 State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
             }
             Step::Wait(landing) => {
-                let service = Some(service.clone()); // without the readiness
+                let service = Some((self.clone)(&service)); // without the readiness
                 State::Acquiring { landing, request: Some(request), service }
             }
             Step::Refuse(error) => State::Denied { error: Some(error) },
@@ -281,7 +333,7 @@ impl<P> Errand<P> {
 
     /// What follows from a response; `Err`: deliver it.
     #[allow(clippy::result_large_err)] // both are the response, on its way
-    fn answered<S, Req>(
+    fn answered<Req>(
         &mut self,
         mut response: S::Response,
         token: TokenId,
@@ -307,13 +359,17 @@ impl<P> Errand<P> {
             }
             Verdict::Rejected => {}
         }
+        if self.is_reentrant() {
+            return Err(annotated(response, reentrant()));
+        }
         let again = kept.and_then(|(kept, service)| Some((self.replay.restore(kept)?, service)));
         match (self.react(token), again) {
             (Reaction::Deliver(error), _) => Err(annotated(response, self.why_not(error))),
             // The others want a new token, and this request cannot be sent twice: it does not wait.
             (Reaction::Wait(_) | Reaction::Replay, None) => Err(response),
             (Reaction::Replay, Some((request, service))) => {
-                Ok(State::Readying { request: Some(request), service: Some(service), refused: Some(response) })
+                let (request, service, refused) = (Some(request), Some(service), Some(response));
+                Ok(State::Readying { request, service, replay: true, refused })
             }
             (Reaction::Wait(landing), Some((request, service))) => Ok(State::Refreshing {
                 landing,
@@ -326,11 +382,11 @@ impl<P> Errand<P> {
 
     /// The one replay, if the gate consents now; `Err`: deliver the refused response.
     #[allow(clippy::result_large_err)] // both are the response, on its way
-    fn resend<S, Req>(
+    fn resend<Req>(
         &mut self,
         mut request: Req,
         mut service: S,
-        refused: S::Response,
+        refused: Option<S::Response>,
     ) -> Result<Next<S, Req, P>, S::Response>
     where
         Req: HttpRequest,
@@ -345,7 +401,10 @@ impl<P> Errand<P> {
                 attach(&mut request, pass.header);
                 Ok(State::Calling { future: service.call(request), kept: None, sent: Some((pass.token, pass.at)) })
             }
-            Err(error) => Err(annotated(refused, error)),
+            Err(error) => match refused {
+                Some(refused) => Err(annotated(refused, error)),
+                None => Ok(State::Denied { error: Some(error) }), // it went while the service was not ready
+            },
         }
     }
 }

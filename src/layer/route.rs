@@ -9,7 +9,7 @@ use crate::{
     origin::{Match, Origins},
     session::{Ask, Session},
 };
-use http::{Uri, header::AUTHORIZATION};
+use http::{Uri, header::AUTHORIZATION, uri::Authority};
 use std::sync::Arc;
 
 /// Request extension: send this one without a token, and without asking the gate. For sign-in calls and public paths.
@@ -54,26 +54,35 @@ impl Auth {
     pub(super) fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
         let extensions = request.extensions();
         let has = |it: Option<bool>| it.unwrap_or(false);
+        let mut target = request.target();
+        let found = self.origins.find(&target);
+        match found {
+            Match::Foreign => return Ok(Route::Untouched),
+            Match::Insecure => return Err(insecure()),
+            Match::Allowed(_) | Match::Relative => {}
+        }
         let skip = has(extensions.map(|extensions| extensions.get::<SkipAuth>().is_some()));
         if skip || request.headers().contains_key(AUTHORIZATION) {
             return Ok(Route::Untouched);
         }
-        let target = request.target();
-        let origin = match self.origins.find(&target) {
-            Match::Allowed(origin) => origin,
-            Match::Foreign => return Ok(Route::Untouched),
-            Match::Insecure => return Err(insecure()),
-            Match::Relative => match self.default_origin.as_ref().map(|uri| self.origins.find_uri(uri)) {
-                Some(Match::Allowed(origin)) => origin,
-                Some(Match::Insecure) => return Err(insecure()),
-                Some(Match::Foreign | Match::Relative) => {
+        let origin = match (found, &self.default_origin) {
+            (Match::Allowed(origin), _) => origin,
+            (_, Some(uri)) => match self.origins.find_uri(uri) {
+                Match::Allowed(origin) => {
+                    target.scheme = uri.scheme_str();
+                    target.authority = uri.authority().map(Authority::as_str);
+                    target.host = uri.host();
+                    origin
+                }
+                Match::Insecure => return Err(insecure()),
+                Match::Foreign | Match::Relative => {
                     return Err(AuthError::misconfigured("`default_origin` is not one of the allowed origins"));
                 }
-                None => {
-                    let why = "a request without scheme and host needs `AuthLayer::default_origin`";
-                    return Err(AuthError::misconfigured(why));
-                }
             },
+            (_, None) => {
+                let why = "a request without scheme and host needs `AuthLayer::default_origin`";
+                return Err(AuthError::misconfigured(why));
+            }
         };
         if self.session.is_endpoint(&target) || self.session.is_reentrant() {
             let why = "a token request went through the layer that waits for it";

@@ -94,10 +94,7 @@ impl Session {
         let inner = &self.0;
         let now = inner.now();
         let snapshot = inner.snapshot();
-        if let Some(access) = snapshot.fresh(now)
-            && now < access.soft_at
-            && !snapshot.is_dead()
-        {
+        if let Some(access) = snapshot.ready(now) {
             // The path of nearly every request: no lock, no allocation.
             return match inner.check(&snapshot, &ask.capability, now) {
                 Ok(()) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
@@ -127,7 +124,7 @@ impl Session {
         let online = inner.config.reach.online(&inner.config.time) != Some(false);
         let mut error = failed.cloned();
         match fresh {
-            Some(access) if now < access.soft_at || snapshot.is_dead() || !online || !may_wait => {}
+            Some(_) if snapshot.ready(now).is_some() || snapshot.is_dead() || !online || !may_wait => {}
             Some(access) => {
                 // In the hard window it is waited for; if it cannot be had, what is still fresh goes on.
                 let wait = now >= access.hard_at;

@@ -43,6 +43,10 @@ impl Inner {
 
     /// Quiet for a while (P9).
     pub(crate) fn remember(&self, cool_down: CoolDown) {
-        self.edit(|edit| edit.desk.cool_down = Some(cool_down));
+        let end = self.now().plus(cool_down.until.saturating_sub(self.monotonic()));
+        self.edit(|edit| {
+            edit.amend(|snapshot| snapshot.quiet_until = snapshot.quiet_until.max(Some(end)));
+            edit.desk.cool_down = Some(cool_down);
+        });
     }
 }

@@ -176,7 +176,7 @@ impl SessionBuilder {
         let vault = Vault::new(store, account, self.refresher.issuer(), self.refresher.client_id());
         let config = Arc::new(Config {
             self_starting: !self.refresher.needs_refresh_token(),
-            endpoint: self.refresher.issuer().parse().ok().filter(|uri: &http::Uri| uri.authority().is_some()),
+            endpoint: self.refresher.issuer().parse().ok().filter(is_endpoint),
             refresher: self.refresher,
             gate: self.gate.unwrap_or_else(|| Box::new(AnyToken)),
             reach: Reachability::new(self.connectivity),
@@ -193,6 +193,11 @@ impl SessionBuilder {
         });
         restore(config, vault).await
     }
+}
+
+/// An issuer that is a token endpoint, as that of the OAuth refreshers is; a bare origin is none.
+fn is_endpoint(issuer: &http::Uri) -> bool {
+    issuer.authority().is_some() && issuer.path().len() > 1
 }
 
 async fn restore(config: Arc<Config>, vault: Vault) -> Result<Session, AuthError> {

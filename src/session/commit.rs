@@ -3,7 +3,7 @@
 use super::{
     inner::Inner,
     plan::{Settle, View, settle},
-    record::Record,
+    record::{Doubt, Record},
     vault::Found,
 };
 use crate::store::{SharedLease, StoreErrorKind, Version};
@@ -60,7 +60,8 @@ impl Inner {
                     match settle(&view, record, &self.owner) {
                         Settle::SignedOut => return Committed::SignedOut { found, mark },
                         Settle::Adopt(theirs) => return Committed::Adopted(Box::new(theirs.clone())),
-                        Settle::Save { doubt } => record.doubt |= doubt,
+                        Settle::Save { doubt: true } => record.doubt = record.doubt.max(Doubt::Inherited),
+                        Settle::Save { doubt: false } => {}
                     }
                     found.map(|found| found.version)
                 }

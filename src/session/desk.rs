@@ -48,6 +48,8 @@ pub(crate) struct Flight {
     pub(crate) number: u64,
     pub(crate) epoch: u64,
     pub(crate) landing: Landing,
+    /// Wakes the waiters, once.
+    pub(crate) tx: oneshot::Sender<Outcome>,
 }
 
 // ===== tokens that could not be saved =====

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::{AuthError, ErrorKind},
     event::AuthEvent,
+    state::AuthState,
     store::SharedLease,
 };
 use futures_util::FutureExt as _;
@@ -67,7 +68,8 @@ impl Inner {
             }
             if snapshot.is_dead() {
                 // Nothing to exchange; somebody else may have signed in. It is looked for at the cool-down's pace.
-                if want == Want::Newer || now < edit.desk.look_at {
+                let locked = matches!(snapshot.state, AuthState::Locked(_));
+                if locked || want == Want::Newer || now < edit.desk.look_at {
                     return Err(snapshot.why_no_token());
                 }
                 edit.desk.looks = edit.desk.looks.saturating_add(1);
@@ -86,8 +88,13 @@ impl Inner {
             let landing: Landing = rx.map(landed as fn(Received) -> Outcome).shared();
             edit.desk.flights += 1;
             let number = edit.desk.flights;
-            edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, landing: landing.clone() });
-            let seat = Seat { inner: self.clone(), number, tx: Some(tx), lease: None, outcome: None };
+            if let Some(access) = snapshot.access.as_ref().filter(|_| !snapshot.refused) {
+                // Until the hard window nobody needs to ask again.
+                let hard_at = access.hard_at;
+                edit.amend(|snapshot| snapshot.quiet_until = Some(hard_at));
+            }
+            edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, landing: landing.clone(), tx });
+            let seat = Seat { inner: self.clone(), number, lease: None, outcome: None };
             Ok((landing, Some(fly(seat, snapshot.epoch, snapshot.generation, snapshot.is_dead()))))
         })?;
         if let Some(flight) = flight {
@@ -157,21 +164,18 @@ fn aborted() -> AuthError {
 pub(crate) struct Seat {
     pub(crate) inner: Arc<Inner>,
     number: u64,
-    tx: Option<oneshot::Sender<Outcome>>,
     pub(crate) lease: Option<SharedLease>,
     outcome: Option<Outcome>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.inner.edit(|edit| {
-            if edit.desk.flight.as_ref().is_some_and(|flight| flight.number == self.number) {
-                edit.desk.flight = None;
-            }
-        });
+        // None if a new epoch was published meanwhile: its waiters know already.
+        let number = self.number;
+        let flight = self.inner.edit(|edit| edit.desk.flight.take_if(|flight| flight.number == number));
         drop(self.lease.take());
-        if let Some(tx) = self.tx.take() {
-            let _ = tx.send(self.outcome.take().unwrap_or_else(|| Err(aborted())));
+        if let Some(flight) = flight {
+            let _ = flight.tx.send(self.outcome.take().unwrap_or_else(|| Err(aborted())));
         }
     }
 }

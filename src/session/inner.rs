@@ -2,7 +2,7 @@
 
 use super::{
     config::Config,
-    desk::Desk,
+    desk::{Desk, Flight},
     record::Record,
     snapshot::{Access, Snapshot},
     tasks::Jobs,
@@ -70,8 +70,9 @@ impl Inner {
     /// The one way to change a session: under the lock, with what follows from it (the state stream, the events) in order.
     pub(crate) fn edit<T>(&self, f: impl FnOnce(&mut Edit<'_>) -> T) -> T {
         let mut desk = self.desk();
-        let mut edit = Edit { inner: self, desk: &mut desk, now: None };
+        let mut edit = Edit { inner: self, desk: &mut desk, now: None, ended: None };
         let out = f(&mut edit);
+        let ended = edit.ended.take();
         if let Some(snapshot) = edit.now.take() {
             let state = snapshot.state.clone();
             self.snapshot.store(Arc::new(snapshot));
@@ -81,6 +82,9 @@ impl Inner {
             }
         }
         drop(desk);
+        if let Some(flight) = ended {
+            let _ = flight.tx.send(Err(self.ended()));
+        }
         self.tell();
         out
     }
@@ -129,6 +133,8 @@ pub(crate) struct Edit<'a> {
     inner: &'a Inner,
     pub(crate) desk: &'a mut Desk,
     now: Option<Snapshot>,
+    /// The flight of an epoch that has ended: whoever waits for it learns of that at once. It goes on by itself.
+    ended: Option<Flight>,
 }
 
 impl Edit<'_> {
@@ -157,8 +163,9 @@ impl Edit<'_> {
         if next.epoch < old.epoch {
             return false;
         }
-        if next.epoch == old.epoch {
-            next.step_up = old.step_up;
+        match next.epoch == old.epoch {
+            true => next.step_up = old.step_up,
+            false => self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch),
         }
         next.state = match input.into() {
             Some(input) => state::next(&old.state, input),

@@ -143,7 +143,7 @@ impl Session {
             let now = inner.now();
             let snapshot = inner.snapshot().clone();
             if let Some(access) = snapshot.fresh(now) {
-                if now >= access.soft_at && inner.config.background_refresh {
+                if snapshot.ready(now).is_none() && inner.config.background_refresh {
                     let _ = inner.join(Want::Token);
                 }
                 return Ok(access.token.clone());
@@ -195,6 +195,9 @@ impl Session {
             edit.desk.failures = 0;
             edit.desk.forgiven = Some(now);
             edit.desk.look_at = Duration::ZERO;
+            if edit.desk.cool_down.is_none() && edit.snapshot().rejected.is_none() {
+                edit.amend(|snapshot| snapshot.quiet_until = None);
+            }
         });
         if inner.config.background_refresh && matches!(self.state(), AuthState::OfflineStale { .. }) {
             let _ = inner.join(Want::Token);

@@ -7,7 +7,7 @@ use super::{
     expiry,
     inner::Inner,
     plan::{View, is_doubtful},
-    record::{Failure, Journal, Record, Refusals, Standing, StoredKind},
+    record::{Doubt, Failure, Journal, Record, Refusals, Standing, StoredKind},
     snapshot::{Access, Snapshot},
     vault::{Found, LEASE_WAIT, in_the_way},
 };
@@ -43,7 +43,7 @@ pub(crate) struct Attempt {
     /// Of the record with the journal in it.
     pub(crate) version: Option<Version>,
     /// An earlier attempt may have spent the token.
-    pub(crate) doubt: bool,
+    pub(crate) doubt: Doubt,
     pub(crate) attempts: u32,
 }
 
@@ -93,7 +93,7 @@ impl Course<'_> {
         let inner = self.inner;
         record.generation = record.generation.saturating_add(1);
         record.standing = Standing::SignedIn;
-        record.doubt = attempt.doubt;
+        record.doubt = attempt.doubt.pass_on();
         record.journal = None;
         record.refusals = None;
         record.failure = None;
@@ -128,7 +128,7 @@ impl Course<'_> {
             Committed::SignedOut { found, mark } => {
                 let minted = record.refresh_token.take();
                 inner.signed_out(lease, found, mark, self.epoch, minted).await;
-                return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+                return Err(inner.ended());
             }
         };
         let born_spent = problem.is_none() && access.as_ref().is_some_and(|access| access.expired(inner.now()));
@@ -185,7 +185,10 @@ impl Course<'_> {
         }
         match error.kind() {
             FailureKind::InvalidGrant => {
-                let cause = if attempt.doubt { ReauthCause::RotationLost } else { ReauthCause::Revoked };
+                let cause = match attempt.doubt {
+                    Doubt::None => ReauthCause::Revoked,
+                    Doubt::Inherited | Doubt::Own => ReauthCause::RotationLost,
+                };
                 self.rejected(lease, attempt, cause).await
             }
             FailureKind::Unrecognized => {
@@ -230,7 +233,7 @@ impl Course<'_> {
                 let view = View { found: found.as_ref(), mark, epoch: self.epoch, base: attempt.record.generation };
                 if view.newest() > self.epoch {
                     inner.signed_out(lease, found, mark, self.epoch, None).await;
-                    return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+                    return Err(inner.ended());
                 }
                 if let Some(theirs) = view.live() {
                     if theirs.generation > attempt.record.generation || theirs.standing != Standing::SignedIn {
@@ -248,7 +251,7 @@ impl Course<'_> {
             verdict.refresh_token = None;
             verdict.refresh_expires_at = None;
             verdict.journal = None;
-            verdict.doubt |= attempt.doubt;
+            verdict.doubt = verdict.doubt.max(attempt.doubt);
             verdict.failure = None;
             // The access token stays in use until it expires, unless it is what the server refused.
             let kept = inner.snapshot().fresh(now).filter(|access| access.expires_at.is_some()).cloned();
@@ -293,10 +296,10 @@ impl Course<'_> {
     async fn succeeded_by(&self, lease: &mut Option<SharedLease>, found: Option<Found>) -> Outcome {
         let Some(mut found) = found else { return Ok(()) };
         if found.record.standing == Standing::SignedIn
-            && !found.record.doubt
+            && found.record.doubt == Doubt::None
             && let Some(held) = lease.as_mut()
         {
-            found.record.doubt = true;
+            found.record.doubt = Doubt::Inherited;
             let _ = self.inner.vault.save(held, Some(&found.version), &found.record).await;
         }
         self.inner.adopt(&found.record);
@@ -319,13 +322,13 @@ impl Course<'_> {
         let now = inner.now();
         let count = attempt.record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
         let journalled = inner.config.journal && attempt.record.refresh_token.is_some();
+        // With an open journal one early try: grace periods of servers are seconds.
         let first_doubt = journalled && !proven && attempt.attempts <= 1;
+        let early_or = |count| if first_doubt { 1 } else { count };
         let (kind, own_pause) = match error.kind() {
             FailureKind::Misconfigured => (StoredKind::Misconfigured, cooldown::MISCONFIGURED),
-            FailureKind::Unrecognized => (StoredKind::Unrecognized, cooldown::backoff(count)),
-            // With an open journal one early try: grace periods of servers are seconds.
-            _ if first_doubt => (StoredKind::Transient, cooldown::backoff(1)),
-            _ => (StoredKind::Transient, cooldown::backoff(count)),
+            FailureKind::Unrecognized => (StoredKind::Unrecognized, cooldown::backoff(early_or(count))),
+            _ => (StoredKind::Transient, cooldown::backoff(early_or(count))),
         };
         let told = error.retry_after.map(|delay| delay.min(cooldown::LONGEST_RETRY_AFTER));
         let pause = told.map_or(own_pause, |told| told.max(own_pause));
@@ -346,7 +349,7 @@ impl Course<'_> {
         {
             let found = inner.vault.load().await.unwrap_or_default();
             inner.signed_out(lease, found, mark, self.epoch, None).await;
-            return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+            return Err(inner.ended());
         }
         if let Some(held) = lease.as_mut() {
             // If it fails, this process remembers all the same, and the journal stays open as it was written.

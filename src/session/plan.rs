@@ -3,7 +3,7 @@
 
 use super::{
     cooldown::LONGEST_RETRY_AFTER,
-    record::{Failure, Record, Standing},
+    record::{Doubt, Failure, Record, Standing},
     vault::Found,
 };
 use crate::{clock::Stamp, token::AccessToken};
@@ -64,7 +64,7 @@ pub(crate) enum Plan<'a> {
     /// Another process may be in mid-exchange: release the lease and wait this long, or for a changed record.
     AwaitJournal(Duration),
     /// Exchange the record's refresh token; `doubt`: an earlier attempt may have spent it.
-    Exchange { record: &'a Record, doubt: bool },
+    Exchange { record: &'a Record, doubt: Doubt },
     /// Exchange without a record: the session starts by itself.
     Start,
 }
@@ -100,7 +100,8 @@ pub(crate) fn plan<'a>(view: &View<'a>, at: &Circumstances<'_>) -> Plan<'a> {
             return Plan::AwaitJournal(left);
         }
     }
-    Plan::Exchange { record, doubt: record.journal.is_some() || record.doubt }
+    let doubt = if record.journal.is_some() { Doubt::Own } else { record.doubt };
+    Plan::Exchange { record, doubt }
 }
 
 fn is_newer_and_fresh(record: &Record, base: u64, at: &Circumstances<'_>) -> bool {
@@ -136,7 +137,7 @@ pub(crate) fn settle<'a>(view: &View<'a>, mine: &Record, owner: &str) -> Settle<
 /// A verdict, another's journal, or doubt stands there.
 pub(crate) fn is_doubtful(record: &Record, owner: &str) -> bool {
     record.standing != Standing::SignedIn
-        || record.doubt
+        || record.doubt != Doubt::None
         || record.journal.as_ref().is_some_and(|journal| journal.owner != owner)
 }
 

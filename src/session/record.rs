@@ -65,9 +65,8 @@ pub(crate) struct Record {
     pub(crate) refusals: Option<Refusals>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) journal: Option<Journal>,
-    /// An earlier attempt may have spent the refresh token, or one of its predecessors, unseen.
     #[serde(default)]
-    pub(crate) doubt: bool,
+    pub(crate) doubt: Doubt,
 
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
@@ -92,6 +91,28 @@ pub(crate) struct Journal {
     pub(crate) deadline: Stamp,
     /// How many exchanges of this refresh token ended in doubt, this one included.
     pub(crate) attempts: u32,
+}
+
+/// Whether an exchange may have happened that nobody saw: an `invalid_grant` is then no proof of a revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Doubt {
+    #[default]
+    None,
+    /// Of a predecessor of this refresh token. It ends with this one's own saved 200.
+    Inherited,
+    /// Of this refresh token itself. It passes to its successor.
+    Own,
+}
+
+impl Doubt {
+    /// What the next generation begins with.
+    pub(crate) fn pass_on(self) -> Self {
+        match self {
+            Self::Own => Self::Inherited,
+            Self::Inherited | Self::None => Self::None,
+        }
+    }
 }
 
 /// A remembered failure.
@@ -171,7 +192,7 @@ impl Record {
             failure: None,
             refusals: None,
             journal: None,
-            doubt: false,
+            doubt: Doubt::None,
             rest: serde_json::Map::new(),
         }
     }

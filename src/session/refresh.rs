@@ -8,7 +8,7 @@ use super::{
     inner::Inner,
     outcome::{Attempt, Course},
     plan::{Circumstances, Plan, View, plan},
-    record::{Journal, Standing},
+    record::{Doubt, Journal, Standing},
     snapshot::Snapshot,
     vault::{Found, LEASE_WAIT, in_the_way},
 };
@@ -143,7 +143,7 @@ impl Refresh<'_> {
         match plan(&view, &self.circumstances(&snapshot, lease.as_ref())) {
             Plan::SignedOut => {
                 inner.signed_out(lease, found, mark, self.course.epoch, None).await;
-                Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"))
+                Err(self.course.inner.ended())
             }
             Plan::Absent => {
                 inner.edit(|edit| edit.publish_signed_out(self.course.epoch, SignedOutCause::Elsewhere));
@@ -171,7 +171,7 @@ impl Refresh<'_> {
             Plan::Start => Ok(Next::Exchange(Box::new(Attempt {
                 record: inner.vault.blank(self.course.epoch.max(mark), Standing::SignedIn),
                 version: found.map(|found| found.version),
-                doubt: false,
+                doubt: Doubt::None,
                 attempts: 0,
             }))),
             Plan::Exchange { record, doubt } => {
@@ -243,7 +243,7 @@ impl Refresh<'_> {
         if mark > self.course.epoch {
             let found = inner.vault.load().await.unwrap_or_default();
             inner.signed_out(lease, found, mark, self.course.epoch, None).await;
-            return Err(AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"));
+            return Err(self.course.inner.ended());
         }
         Ok(Some(attempt))
     }

@@ -175,6 +175,15 @@ impl Inner {
         }
     }
 
+    /// What a flight answers whose epoch has ended: how the session stands, or that it was not meant for the new one.
+    pub(crate) fn ended(&self) -> AuthError {
+        let snapshot = self.snapshot();
+        match snapshot.is_dead() {
+            true => snapshot.why_no_token(),
+            false => AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"),
+        }
+    }
+
     /// RFC 7009, under the lease, and only while nothing is newer than the sign-out: some servers end every session of
     /// the user.
     async fn revoke(self: &Arc<Self>, token: RefreshToken, sign_out: u64, lease: Option<SharedLease>) {

@@ -7,8 +7,10 @@ use crate::{
     state::{AuthState, ReauthCause},
     token::{AccessToken, Grants},
 };
+use bytes::Bytes;
 use http::HeaderValue;
 use std::{sync::Arc, time::Duration};
+use zeroize::Zeroizing;
 
 /// The longest access token that is put into a header, in bytes.
 const MAX_ACCESS_TOKEN: usize = 64 << 10;
@@ -34,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) last_online_auth_at: Option<Stamp>,
     pub(crate) auth_time: Option<Stamp>,
     pub(crate) step_up: Option<SteppedUp>,
+    /// Until then no request asks for an early refresh: one is under way, or has just failed.
+    pub(crate) quiet_until: Option<Stamp>,
 }
 
 /// A step-up, and until when it counts. In memory only.
@@ -82,6 +86,7 @@ impl Snapshot {
             last_online_auth_at: None,
             auth_time: None,
             step_up: None,
+            quiet_until: None,
         }
     }
 
@@ -91,6 +96,10 @@ impl Snapshot {
             access,
             rejected: match record.standing {
                 Standing::ReauthRequired(cause) => Some(cause),
+                Standing::SignedIn | Standing::Locked(_) | Standing::SignedOut => None,
+            },
+            quiet_until: match record.standing {
+                Standing::ReauthRequired(_) => Some(Stamp::NEVER), // there is nothing to ask with
                 Standing::SignedIn | Standing::Locked(_) | Standing::SignedOut => None,
             },
             grants: Arc::new(record.grants()),
@@ -109,6 +118,12 @@ impl Snapshot {
     /// The access token unless it is spent: refused by a 401, or past its expiry.
     pub(crate) fn fresh(&self, now: Stamp) -> Option<&Access> {
         self.access.as_ref().filter(|access| !self.refused && !access.expired(now))
+    }
+
+    /// The access token, if there is nothing else to do than to attach it.
+    pub(crate) fn ready(&self, now: Stamp) -> Option<&Access> {
+        let quiet = |access: &Access| now < access.soft_at || self.quiet_until.is_some_and(|end| now < end);
+        self.fresh(now).filter(|access| quiet(access) && !self.is_dead())
     }
 
     /// For the gate, which trusts a token of unknown expiry for an hour only.
@@ -171,9 +186,12 @@ impl Access {
         if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || text.trim() != text {
             return Err(invalid("the access token cannot stand in a header: it is not visible ASCII"));
         }
-        let bytes = zeroize::Zeroizing::new(format!("Bearer {text}"));
-        let mut header =
-            HeaderValue::from_str(&bytes).map_err(|_| invalid("the access token cannot stand in a header"))?;
+        // The header owns its bytes, and wipes them with the last clone.
+        let mut bytes = Zeroizing::new(String::with_capacity("Bearer ".len() + text.len()));
+        bytes.push_str("Bearer ");
+        bytes.push_str(text);
+        let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))
+            .map_err(|_| invalid("the access token cannot stand in a header"))?;
         header.set_sensitive(true);
         let (soft_at, hard_at) = match expires_at {
             Some(end) => windows.before(end, end.since(sent_at)),

@@ -3,6 +3,7 @@
 use crate::clock::Timekeeper;
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -59,7 +60,8 @@ impl Reachability {
     }
 
     fn model_says(&self) -> Option<bool> {
-        self.model.as_ref().and_then(|model| model.is_online())
+        // It is asked in the middle of a refresh too: one that panics knows nothing.
+        self.model.as_ref().and_then(|model| catch_unwind(AssertUnwindSafe(|| model.is_online())).unwrap_or(None))
     }
 
     /// Online, offline, or unknown.

@@ -129,14 +129,14 @@ impl Session {
                 // In the hard window it is waited for; if it cannot be had, what is still fresh goes on.
                 let wait = now >= access.hard_at;
                 if (wait || inner.config.background_refresh)
-                    && let Ok(landing) = inner.join(Want::Token)
+                    && let Ok(landing) = inner.join(Want::InsteadOf(snapshot.token_id()))
                     && wait
                 {
                     return Step::Wait(landing);
                 }
             }
             None if may_wait && (online || inner.config.reach.may_fly(&inner.config.time)) => {
-                match inner.join(Want::Token) {
+                match inner.join(Want::InsteadOf(snapshot.token_id())) {
                     Ok(landing) => return Step::Wait(landing),
                     Err(refused) => error = Some(refused),
                 }
@@ -172,7 +172,8 @@ impl Session {
         {
             return Reaction::Deliver(error);
         }
-        match inner.join(Want::Token) {
+        let wanted = if is_current { current } else { snapshot.token_id() };
+        match inner.join(Want::InsteadOf(wanted)) {
             Ok(landing) => Reaction::Wait(landing),
             Err(error) => {
                 inner.turn_if_spent();

@@ -1,20 +1,28 @@
 //! Taking what a record says, and remembering failures: the ways a flight publishes.
 
 use super::{
-    cooldown::CoolDown,
+    cooldown::{self, CoolDown},
     inner::Inner,
     record::{Record, Standing},
-    snapshot::Snapshot,
 };
-use crate::state::{AuthState, Input, SignedOutCause};
+use crate::{
+    error::AuthError,
+    state::{AuthState, Input, SignedOutCause},
+};
 
 impl Inner {
-    /// The record counts: what differs in memory is dropped. One of an older epoch never touches a newer one.
-    pub(crate) fn adopt(&self, record: &Record) {
+    /// The record counts, for whoever knew of epoch `known`: what differs in memory is dropped, but for a set that could
+    /// not be saved yet. A newer epoch than `known`, of a sign-in or sign-out since, is never touched.
+    pub(crate) fn adopt(&self, record: &Record, known: u64) {
         let now = self.now();
         let theirs = self.access_of(record);
         self.edit(|edit| {
             let old = edit.snapshot();
+            let unsaved = matches!(old.state, AuthState::Active { unsaved: true, .. });
+            let older = (record.epoch, record.generation) < (old.epoch, old.generation);
+            if old.epoch > known || (unsaved && older) {
+                return;
+            }
             let newer_epoch = record.epoch > old.epoch;
             let same_set = (record.epoch, record.generation) == (old.epoch, old.generation);
             let same_token = theirs.as_ref().map(|access| access.fingerprint)
@@ -22,10 +30,11 @@ impl Inner {
             // A record that keeps no access token says nothing about the one in memory.
             let keeps_mine = same_set && (same_token || theirs.is_none()) && record.standing == Standing::SignedIn;
             let access = if keeps_mine { old.access.clone() } else { theirs };
-            let mut snapshot = Snapshot::of(record, old.state.clone(), access);
+            let mut snapshot = self.snapshot_of(record, old.state.clone(), access);
             snapshot.refused = old.refused && (keeps_mine || same_token);
             let fresh = snapshot.fresh(now).is_some();
-            if newer_epoch && matches!(record.standing, Standing::SignedIn | Standing::ReauthRequired(_)) {
+            let begins = newer_epoch || matches!(old.state, AuthState::SignedOut(_));
+            if begins && matches!(record.standing, Standing::SignedIn | Standing::ReauthRequired(_)) {
                 edit.input(Input::SignedIn { unsaved: false });
             }
             let stays = matches!(old.state, AuthState::Active { .. } | AuthState::OfflineStale { .. });
@@ -41,12 +50,27 @@ impl Inner {
         });
     }
 
-    /// Quiet for a while (P9).
-    pub(crate) fn remember(&self, cool_down: CoolDown) {
+    /// Quiet for a while (P9): what a flight of `epoch` ended with. It says nothing of another epoch.
+    pub(crate) fn remember(&self, epoch: u64, cool_down: CoolDown) {
         let end = self.now().plus(cool_down.until.saturating_sub(self.monotonic()));
         self.edit(|edit| {
-            edit.amend(|snapshot| snapshot.quiet_until = snapshot.quiet_until.max(Some(end)));
-            edit.desk.cool_down = Some(cool_down);
+            if edit.snapshot().epoch == epoch {
+                edit.amend(|snapshot| snapshot.quiet_until = snapshot.quiet_until.max(Some(end)));
+                edit.desk.cool_down = Some(cool_down);
+            }
         });
+    }
+
+    /// The same for a failure that stands in no record; answers the error with its pause.
+    pub(crate) fn pause(&self, epoch: u64, error: &AuthError) -> AuthError {
+        let failures = self.edit(|edit| {
+            edit.desk.failures = edit.desk.failures.saturating_add(1);
+            edit.desk.failures
+        });
+        let pause = cooldown::backoff(failures);
+        let error = error.again_after(pause);
+        let until = self.monotonic().saturating_add(pause);
+        self.remember(epoch, CoolDown { error: error.clone(), until, told_until: None });
+        error
     }
 }

@@ -243,13 +243,13 @@ impl Inner {
     /// What a record says, at the start of a session.
     fn restore(&self, record: &Record) {
         if record.standing != Standing::SignedOut {
-            self.adopt(record);
+            self.adopt(record, record.epoch);
         }
         if let Some(failure) = &record.failure {
             let left = failure.until.since(self.now());
             if left <= super::cooldown::LONGEST_RETRY_AFTER && !left.is_zero() {
                 let error = AuthError::from(RefreshError::new(failure.kind.into()));
-                self.remember(CoolDown::stored(failure, left, error, self.now(), self.monotonic()));
+                self.remember(record.epoch, CoolDown::stored(failure, left, error, self.now(), self.monotonic()));
             }
         }
         self.turn_if_spent();

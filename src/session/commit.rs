@@ -58,6 +58,7 @@ impl Inner {
                     };
                     let view = View { found: found.as_ref(), mark, epoch: record.epoch, base: record.generation };
                     match settle(&view, record, &self.owner) {
+                        Settle::Saved => return self.saved(record).await,
                         Settle::SignedOut => return Committed::SignedOut { found, mark },
                         Settle::Adopt(theirs) => return Committed::Adopted(Box::new(theirs.clone())),
                         Settle::Save { doubt: true } => record.doubt = record.doubt.max(Doubt::Inherited),

@@ -21,7 +21,9 @@ pub(crate) struct Desk {
     pub(crate) forgiven: Option<Stamp>,
     pub(crate) breakers: HashMap<String, Breaker>,
     /// Holds tokens that could not be saved yet, and their lease.
-    pub(crate) keeper: Option<KeeperHandle>,
+    pub(crate) keepers: Vec<KeeperHandle>,
+    /// Counts sign-outs and locks: a sign-in that was called before one does not undo it.
+    pub(crate) departures: u64,
     /// A sign-out or lock whose tombstone is not written yet.
     pub(crate) farewell: Option<Farewell>,
     /// When a dead session may look into the store again (monotonic), and how often it did in vain.
@@ -57,11 +59,17 @@ pub(crate) struct Flight {
 /// `Ok`: nothing is unsaved any more; the lease goes to whoever asked.
 pub(crate) type Settled = Result<Option<SharedLease>, AuthError>;
 
-/// The way to the keeper.
+/// A request to a keeper, with the lease if the one who asks has it.
+pub(crate) struct SaveNow {
+    pub(crate) lease: Option<SharedLease>,
+    pub(crate) reply: oneshot::Sender<Settled>,
+}
+
+/// The way to a keeper.
 #[derive(Clone)]
 pub(crate) struct KeeperHandle {
     pub(crate) number: u64,
-    pub(crate) ask: mpsc::Sender<oneshot::Sender<Settled>>,
+    pub(crate) ask: mpsc::Sender<SaveNow>,
 }
 
 // ===== the end of a session =====

@@ -33,14 +33,14 @@ async fn turn_at_expiry(inner: Weak<Inner>) {
         };
         // Timers and the session's clock need not agree: asked again after each sleep, and not too often.
         let Some(left) = left else { return };
-        tokio::time::sleep(left.max(Duration::from_secs(1))).await;
+        tokio::time::sleep(left.clamp(Duration::from_secs(1), Duration::from_secs(60))).await;
     }
 }
 
 impl Inner {
     /// A spent token that cannot be renewed now moves the state.
     pub(crate) fn turn_if_spent(&self) {
-        let now = self.now();
+        let (now, mono) = (self.now(), self.monotonic());
         {
             let snapshot = self.snapshot();
             if snapshot.fresh(now).is_some() || !matches!(snapshot.state, AuthState::Active { .. }) {
@@ -55,7 +55,7 @@ impl Inner {
             }
             if let Some(cause) = snapshot.rejected {
                 edit.input(Input::Rejected { cause, usable: false });
-            } else if offline || edit.desk.cool_down.is_some() {
+            } else if offline || edit.desk.cool_down.as_ref().is_some_and(|pause| pause.until > mono) {
                 edit.input(Input::OutOfReach { now: now.system() });
             }
         });

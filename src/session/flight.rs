@@ -4,7 +4,7 @@
 //! them together, and the exchange goes on.
 
 use super::{
-    cooldown::{CoolDown, Tripped},
+    cooldown::Tripped,
     desk::{Flight, Landing, Outcome, Received},
     inner::Inner,
     refresh,
@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 /// Why somebody wants a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// A token, now or soon.
-    Token,
+    /// Another token than this one, which is spent, or will be soon.
+    InsteadOf(Option<TokenId>),
     /// A token set newer than the present one, whatever its age: `Session::refresh`.
     Newer,
 }
@@ -58,9 +58,21 @@ impl Inner {
             return Err(AuthError::new(ErrorKind::Reentrant, "a refresh asked the session that waits for it"));
         }
         let runtime = tasks::runtime()?;
-        let now = self.monotonic();
+        let (now, mono) = (self.now(), self.monotonic());
         let (landing, flight) = self.edit(|edit| {
             let snapshot = edit.snapshot();
+            // Somebody else was faster, between the caller's look and this one.
+            if let Want::InsteadOf(wanted) = want
+                && snapshot.token_id() != wanted
+                && snapshot.ready(now).is_some()
+            {
+                let (tx, rx) = oneshot::channel();
+                let _ = tx.send(Ok(()));
+                return Ok((rx.map(landed as fn(Received) -> Outcome).shared(), None));
+            }
+            if snapshot.is_dead() && want == Want::Newer {
+                return Err(snapshot.why_no_token());
+            }
             if let Some(flight) = &edit.desk.flight
                 && flight.epoch == snapshot.epoch
             {
@@ -69,17 +81,17 @@ impl Inner {
             if snapshot.is_dead() {
                 // Nothing to exchange; somebody else may have signed in. It is looked for at the cool-down's pace.
                 let locked = matches!(snapshot.state, AuthState::Locked(_));
-                if locked || want == Want::Newer || now < edit.desk.look_at {
+                if locked || mono < edit.desk.look_at {
                     return Err(snapshot.why_no_token());
                 }
                 edit.desk.looks = edit.desk.looks.saturating_add(1);
-                edit.desk.look_at = now.saturating_add(super::cooldown::backoff(edit.desk.looks));
+                edit.desk.look_at = mono.saturating_add(super::cooldown::backoff(edit.desk.looks));
             } else if snapshot.rejected.is_some() {
                 return Err(snapshot.why_no_token());
-            } else if let Some(error) = edit.desk.cool_down.as_ref().and_then(|pause| pause.running(now)) {
+            } else if let Some(error) = edit.desk.cool_down.as_ref().and_then(|pause| pause.running(mono)) {
                 return Err(error);
             } else if want == Want::Newer
-                && let Some(left) = edit.desk.breakers.values().filter_map(|breaker| breaker.left(now)).max()
+                && let Some(left) = edit.desk.breakers.values().filter_map(|breaker| breaker.left(mono)).max()
             {
                 return Err(breaker_is_open(left));
             }
@@ -190,15 +202,7 @@ async fn fly(mut seat: Seat, epoch: u64, base: u64, look_only: bool) {
     });
     let outcome = match flight.catch_unwind().await {
         Ok(outcome) => outcome,
-        Err(_panic) => {
-            let error = aborted();
-            seat.inner.remember(CoolDown {
-                error: error.clone(),
-                until: seat.inner.monotonic().saturating_add(super::cooldown::backoff(1)),
-                told_until: None,
-            });
-            Err(error)
-        }
+        Err(_panic) => Err(seat.inner.pause(epoch, &aborted())),
     };
     seat.outcome = Some(outcome);
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     account::AccountId,
     clock::Stamp,
+    error::{AuthError, ErrorKind},
     event::AuthEvent,
     state::{self, AuthState, Input, SignedOutCause},
 };
@@ -120,6 +121,24 @@ impl Inner {
         }
     }
 
+    /// What a flight answers whose epoch has ended: how the session stands, or that it was not meant for the new one.
+    pub(crate) fn ended(&self) -> AuthError {
+        let snapshot = self.snapshot();
+        match snapshot.is_dead() {
+            true => snapshot.why_no_token(),
+            false => AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"),
+        }
+    }
+
+    /// What a record says, with the access token it goes with.
+    pub(crate) fn snapshot_of(&self, record: &Record, state: AuthState, access: Option<Access>) -> Snapshot {
+        let mut snapshot = Snapshot::of(record, state, access);
+        if record.refresh_token.is_none() && !self.config.self_starting {
+            snapshot.quiet_until = Some(Stamp::NEVER); // there is nothing to ask with
+        }
+        snapshot
+    }
+
     /// The access token of a record, ready to attach. One that cannot be attached is as good as none.
     pub(crate) fn access_of(&self, record: &Record) -> Option<Access> {
         let token = record.access_token.clone()?;
@@ -163,6 +182,7 @@ impl Edit<'_> {
         if next.epoch < old.epoch {
             return false;
         }
+        let newer = (next.epoch, next.generation) > (old.epoch, old.generation);
         match next.epoch == old.epoch {
             true => next.step_up = old.step_up,
             false => self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch),
@@ -171,7 +191,10 @@ impl Edit<'_> {
             Some(input) => state::next(&old.state, input),
             None => old.state.clone(),
         };
-        if next.fresh(self.inner.now()).is_some() {
+        if !newer && next.quiet_until.is_none() {
+            next.quiet_until = old.quiet_until;
+        }
+        if newer && next.fresh(self.inner.now()).is_some() {
             self.desk.cool_down = None;
             self.desk.failures = 0;
         }
@@ -181,12 +204,12 @@ impl Edit<'_> {
         true
     }
 
-    /// Nobody is signed in any more, from this epoch on.
-    pub(crate) fn publish_signed_out(&mut self, epoch: u64, cause: SignedOutCause) -> bool {
+    /// Nobody is signed in any more, from this epoch on: what a flight of `known` found. It never touches a newer epoch.
+    pub(crate) fn publish_signed_out(&mut self, epoch: u64, known: u64, cause: SignedOutCause) -> bool {
         let state = AuthState::SignedOut(cause);
         let old = self.snapshot();
-        if old.epoch == epoch && old.is_dead() {
-            return false; // the tombstone of what is known already
+        if old.epoch > known || (old.epoch == epoch && old.is_dead()) {
+            return false; // of another sign-in, or known already
         }
         self.publish(Snapshot::new(epoch, 0, state), Input::SignedOut(cause))
     }

@@ -42,17 +42,14 @@ async fn keep_fresh(inner: Weak<Inner>) {
         let Some(session) = inner.upgrade() else { return };
         let mut states = session.states.subscribe();
         let now = session.now();
-        let due = {
+        let (due, held) = {
             let snapshot = session.snapshot();
-            match snapshot.fresh(now) {
-                Some(access) => access.soft_at,
-                None => now,
-            }
+            (snapshot.fresh(now).map_or(now, |access| access.soft_at), snapshot.token_id())
         };
         let offline = session.config.reach.online(&session.config.time) == Some(false);
         let mut pause = due.since(now);
         if pause.is_zero() && !offline {
-            pause = match session.join(Want::Token) {
+            pause = match session.join(Want::InsteadOf(held)) {
                 Ok(landing) => {
                     let _ = landing.await;
                     Duration::ZERO

@@ -3,7 +3,7 @@
 use super::{
     commit::{Committed, From},
     cooldown,
-    desk::{KeeperHandle, Settled},
+    desk::{KeeperHandle, SaveNow, Settled},
     inner::Inner,
     record::Record,
     tasks,
@@ -12,15 +12,15 @@ use crate::{
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     state::Input,
-    store::SharedLease,
+    store::{SharedLease, StoreErrorKind},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a keeper waits for a lease that it lost, in one attempt.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
-/// The longest pause between attempts: the lease is renewed in each of them.
-const PAUSE: Duration = Duration::from_secs(15);
+/// The longest pause between attempts. The lease is renewed in each of them, and each is shorter than its term.
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// Keeps `record`, which is published but not durable, and its lease if it is still held.
@@ -30,7 +30,7 @@ impl Inner {
         let number = self.edit(|edit| {
             edit.desk.flights += 1;
             let number = edit.desk.flights;
-            edit.desk.keeper = Some(KeeperHandle { number, ask });
+            edit.desk.keepers.push(KeeperHandle { number, ask });
             edit.event(AuthEvent::Unsaved { account: self.id.clone() });
             number
         });
@@ -38,14 +38,20 @@ impl Inner {
         tasks::spawn(&runtime, keep(self.clone(), number, record, lease, asked));
     }
 
-    /// Asks the keeper, if there is one, to save now. An unsaved set is saved before anything is used.
+    /// Has everything saved that is not yet: an unsaved set is saved before anything is used. `Ok`: nothing is unsaved
+    /// any more, and the lease that was kept is the caller's.
     pub(crate) async fn settle_unsaved(&self) -> Settled {
-        let Some(KeeperHandle { ask, .. }) = self.edit(|edit| edit.desk.keeper.clone()) else { return Ok(None) };
-        let (tx, rx) = oneshot::channel();
-        if ask.send(tx).await.is_err() {
-            return Ok(None); // it has just ended
+        let mut lease = None;
+        // The oldest first: it has the lease, and hands it on.
+        for KeeperHandle { ask, .. } in self.edit(|edit| edit.desk.keepers.clone()) {
+            let (reply, answer) = oneshot::channel();
+            if let Err(mpsc::error::SendError(unheard)) = ask.send(SaveNow { lease: lease.take(), reply }).await {
+                lease = unheard.lease; // it has just ended
+            } else if let Ok(settled) = answer.await {
+                lease = settled?;
+            }
         }
-        rx.await.unwrap_or(Ok(None))
+        Ok(lease)
     }
 }
 
@@ -54,24 +60,26 @@ async fn keep(
     number: u64,
     mut record: Record,
     mut lease: Option<SharedLease>,
-    mut asked: mpsc::Receiver<oneshot::Sender<Settled>>,
+    mut asked: mpsc::Receiver<SaveNow>,
 ) {
-    let mut tries = 0u32;
-    loop {
-        let pause = cooldown::backoff(tries.saturating_add(1)).min(PAUSE);
-        let asker = tokio::time::timeout(pause, asked.recv()).await.ok().flatten();
-        tries = tries.saturating_add(1);
+    for tries in 1u32.. {
+        let pause = cooldown::backoff(tries).min(PAUSE);
+        let mut asker = tokio::time::timeout(pause, asked.recv()).await.ok().flatten();
+        if let Some(SaveNow { lease: handed, .. }) = &mut asker
+            && lease.is_none()
+        {
+            lease = handed.take();
+        }
         let done = attempt(&inner, &mut record, &mut lease).await;
         if done {
             asked.close();
-            inner.edit(|edit| edit.desk.keeper.take_if(|keeper| keeper.number == number));
+            inner.edit(|edit| edit.desk.keepers.retain(|keeper| keeper.number != number));
         }
-        if let Some(asker) = asker {
-            let answer = match done {
+        if let Some(SaveNow { reply, .. }) = asker {
+            let _ = reply.send(match done {
                 true => Ok(lease.take()),
                 false => Err(AuthError::new(ErrorKind::Unavailable, "the newest tokens cannot be saved yet")),
-            };
-            let _ = asker.send(answer);
+            });
         }
         if done {
             return;
@@ -82,21 +90,16 @@ async fn keep(
 /// One attempt; `true`: nothing is left to do.
 async fn attempt(inner: &Arc<Inner>, record: &mut Record, lease: &mut Option<SharedLease>) -> bool {
     if let Some(held) = lease
-        && inner.vault.renew(held).await.is_err_and(|error| error.kind() == crate::store::StoreErrorKind::LeaseLost)
+        && inner.vault.renew(held).await.is_err_and(|error| error.kind() == StoreErrorKind::LeaseLost)
     {
         *lease = None;
     }
     match inner.commit(lease, record, From::Look, LEASE_WAIT).await {
         Committed::Unsaved => return false,
-        Committed::Saved => inner.edit(|edit| {
-            if edit.snapshot().epoch == record.epoch {
-                edit.input(Input::Saved);
-                edit.event(AuthEvent::Saved { account: inner.id.clone() });
-            }
-        }),
+        Committed::Saved => saved(inner, record.epoch),
         Committed::Adopted(theirs) => {
-            inner.adopt(&theirs);
-            inner.edit(|edit| edit.input(Input::Saved));
+            inner.adopt(&theirs, record.epoch);
+            saved(inner, record.epoch);
         }
         Committed::SignedOut { found, mark } => {
             let minted = record.refresh_token.take();
@@ -104,4 +107,13 @@ async fn attempt(inner: &Arc<Inner>, record: &mut Record, lease: &mut Option<Sha
         }
     }
     true
+}
+
+fn saved(inner: &Inner, epoch: u64) {
+    inner.edit(|edit| {
+        if edit.snapshot().epoch == epoch {
+            edit.input(Input::Saved);
+            edit.event(AuthEvent::Saved { account: inner.id.clone() });
+        }
+    });
 }

@@ -100,7 +100,8 @@ impl Session {
     /// # Errors
     /// `InvalidToken`, `Misconfigured` (another subject, another token type): nothing has changed then.
     pub async fn sign_in(&self, sign_in: impl Into<SignIn>) -> Result<(), AuthError> {
-        self.detached(self.0.clone().sign_in(sign_in.into())).await
+        let departures = self.0.edit(|edit| edit.desk.departures);
+        self.detached(self.0.clone().sign_in(sign_in.into(), departures)).await
     }
 
     /// Signs out: at once, offline too, and in every process that shares the store. The refresh token is revoked in the
@@ -144,7 +145,7 @@ impl Session {
             let snapshot = inner.snapshot().clone();
             if let Some(access) = snapshot.fresh(now) {
                 if snapshot.ready(now).is_none() && inner.config.background_refresh {
-                    let _ = inner.join(Want::Token);
+                    let _ = inner.join(Want::InsteadOf(snapshot.token_id()));
                 }
                 return Ok(access.token.clone());
             }
@@ -152,7 +153,7 @@ impl Session {
             if turn >= 3 || (offline && !inner.config.reach.may_fly(&inner.config.time)) {
                 break;
             }
-            inner.join(Want::Token)?.await?;
+            inner.join(Want::InsteadOf(snapshot.token_id()))?.await?;
         }
         inner.turn_if_spent();
         Err(inner.snapshot().why_no_token())
@@ -200,7 +201,7 @@ impl Session {
             }
         });
         if inner.config.background_refresh && matches!(self.state(), AuthState::OfflineStale { .. }) {
-            let _ = inner.join(Want::Token);
+            let _ = inner.join(Want::InsteadOf(inner.snapshot().token_id()));
         }
     }
 
@@ -279,7 +280,7 @@ impl Inner {
             found.record.set_grants(grants.clone(), self.now());
             match self.vault.save(&mut lease, Some(&found.version), &found.record).await {
                 Ok(_) => {
-                    self.adopt(&found.record);
+                    self.adopt(&found.record, found.record.epoch);
                     return Ok(());
                 }
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}

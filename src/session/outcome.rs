@@ -8,7 +8,7 @@ use super::{
     inner::Inner,
     plan::{View, is_doubtful},
     record::{Doubt, Failure, Journal, Record, Refusals, Standing, StoredKind},
-    snapshot::{Access, Snapshot},
+    snapshot::Access,
     vault::{Found, LEASE_WAIT, in_the_way},
 };
 use crate::{
@@ -20,7 +20,11 @@ use crate::{
     store::{SharedLease, StoreErrorKind, Version},
     token::Tokens,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Two processes cannot get into each other's way more often than this.
 const ROUNDS: usize = 16;
@@ -122,7 +126,7 @@ impl Course<'_> {
             Committed::Saved => false,
             Committed::Unsaved => true,
             Committed::Adopted(theirs) => {
-                inner.adopt(&theirs);
+                inner.adopt(&theirs, self.epoch);
                 return Ok(());
             }
             Committed::SignedOut { found, mark } => {
@@ -133,12 +137,20 @@ impl Course<'_> {
         };
         let born_spent = problem.is_none() && access.as_ref().is_some_and(|access| access.expired(inner.now()));
         let took = inner.monotonic().saturating_sub(self.started);
-        inner.edit(|edit| {
-            let snapshot = Snapshot::of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
-            if edit.publish(snapshot, Input::Renewed { unsaved }) && problem.is_none() {
+        let published = inner.edit(|edit| {
+            let snapshot = inner.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
+            let published = edit.snapshot().epoch <= self.epoch && edit.publish(snapshot, Input::Renewed { unsaved });
+            if published && problem.is_none() {
                 edit.event(AuthEvent::Refreshed { account: inner.id.clone(), took });
             }
+            published
         });
+        if !published {
+            let (found, mark) = (None, inner.snapshot().epoch);
+            let minted = record.refresh_token.take();
+            inner.signed_out(lease, found, mark, self.epoch, minted).await;
+            return Err(inner.ended());
+        }
         expiry::watch_expiry(inner);
         if unsaved {
             inner.keep(record, lease.take());
@@ -146,15 +158,13 @@ impl Course<'_> {
         if let Some((problem, pause)) = problem {
             let until = inner.monotonic().saturating_add(pause);
             let error = problem.after(pause);
-            inner.remember(CoolDown { error: error.clone(), until, told_until: None });
+            inner.remember(self.epoch, CoolDown { error: error.clone(), until, told_until: None });
             self.tell_failure(FailureKind::Misconfigured, Some(pause));
             return Err(error);
         }
         if born_spent {
-            return Err(self.pause_after(AuthError::new(
-                ErrorKind::Unavailable,
-                "the token endpoint's tokens are spent when they arrive",
-            )));
+            let why = "the token endpoint's tokens are spent when they arrive";
+            return Err(inner.pause(self.epoch, &AuthError::new(ErrorKind::Unavailable, why)));
         }
         Ok(())
     }
@@ -170,9 +180,18 @@ impl Course<'_> {
         let inner = self.inner;
         // What the answer proves does not depend on what a classifier makes of it.
         let proven = error.closes_attempt();
-        error.kind = inner.config.classifier.classify(inner.config.refresher.issuer(), &error);
+        let classify = || inner.config.classifier.classify(inner.config.refresher.issuer(), &error);
+        // A classifier of the user's that panics has no say: what came with the answer is not lost for it.
+        error.kind = catch_unwind(AssertUnwindSafe(classify)).unwrap_or(error.kind);
         if error.kind() == FailureKind::AccountDisabled {
-            let epoch = inner.depart(Departure::Lock(LockCause::AccountDisabled)).await?;
+            // An old grant's end is not the new sign-in's.
+            let mark = inner.vault.mark().await.unwrap_or(self.epoch).max(inner.snapshot().epoch);
+            if mark > self.epoch {
+                let found = inner.vault.load().await.unwrap_or_default();
+                inner.signed_out(lease, found, mark, self.epoch, None).await;
+                return Err(inner.ended());
+            }
+            let (epoch, _told) = inner.depart(Departure::Lock(LockCause::AccountDisabled)).await;
             inner.lay_tombstone(lease, epoch).await;
             self.tell_failure(FailureKind::AccountDisabled, None);
             return Err(inner.snapshot().why_no_token());
@@ -194,7 +213,8 @@ impl Course<'_> {
             FailureKind::Unrecognized => {
                 let now = inner.now();
                 let refusals = match attempt.record.refusals {
-                    Some(before) if now.since(before.last_at) < REFUSALS_APART => before,
+                    // One from the future says only that a clock was wrong.
+                    Some(before) if before.last_at <= now && now.since(before.last_at) < REFUSALS_APART => before,
                     before => Refusals { count: before.map_or(0, |b| b.count).saturating_add(1), last_at: now },
                 };
                 attempt.record.refusals = Some(refusals);
@@ -278,7 +298,10 @@ impl Course<'_> {
         let inner = self.inner;
         let usable = kept.is_some();
         inner.edit(|edit| {
-            let snapshot = Snapshot::of(verdict, AuthState::SignedOut(SignedOutCause::Never), kept);
+            if edit.snapshot().epoch > self.epoch {
+                return; // another sign-in's
+            }
+            let snapshot = inner.snapshot_of(verdict, AuthState::SignedOut(SignedOutCause::Never), kept);
             edit.publish(snapshot, Input::Rejected { cause, usable });
             edit.event(AuthEvent::RefreshFailed {
                 account: inner.id.clone(),
@@ -302,7 +325,7 @@ impl Course<'_> {
             found.record.doubt = Doubt::Inherited;
             let _ = self.inner.vault.save(held, Some(&found.version), &found.record).await;
         }
-        self.inner.adopt(&found.record);
+        self.inner.adopt(&found.record, self.epoch);
         match self.inner.snapshot().fresh(self.inner.now()).is_some() {
             true => Ok(()),
             false => Err(self.inner.snapshot().why_no_token()),
@@ -359,7 +382,7 @@ impl Course<'_> {
         let shown = typed.caused_by(error).after(pause);
         let mono = inner.monotonic();
         let told_until = told.map(|told| mono.saturating_add(told));
-        inner.remember(CoolDown { error: shown.clone(), until: mono.saturating_add(pause), told_until });
+        inner.remember(self.epoch, CoolDown { error: shown.clone(), until: mono.saturating_add(pause), told_until });
         self.tell_failure(error_kind, Some(pause));
         Err(shown)
     }
@@ -368,30 +391,22 @@ impl Course<'_> {
         self.inner.event(AuthEvent::RefreshFailed { account: self.inner.id.clone(), kind, retry_after });
     }
 
-    /// A pause for a failure that stands in no record.
-    fn pause_after(&self, error: AuthError) -> AuthError {
-        let inner = self.inner;
-        let failures = inner.edit(|edit| {
-            edit.desk.failures = edit.desk.failures.saturating_add(1);
-            edit.desk.failures
-        });
-        let pause = cooldown::backoff(failures);
-        let error = error.again_after(pause);
-        let until = inner.monotonic().saturating_add(pause);
-        inner.remember(CoolDown { error: error.clone(), until, told_until: None });
-        error
-    }
-
     /// Every failure is remembered, those without an exchange too; and a token that is spent now makes the session stale.
-    pub(crate) fn failed(&self, error: &AuthError) {
+    /// Answers the error with its pause.
+    pub(crate) fn failed(&self, error: AuthError) -> AuthError {
         let inner = self.inner;
         let now = inner.monotonic();
         let remembered = inner.edit(|edit| edit.desk.cool_down.as_ref().is_some_and(|pause| pause.until > now));
-        let of_this_epoch = inner.snapshot().epoch == self.epoch && !inner.snapshot().is_dead();
-        if !remembered && of_this_epoch && inner.snapshot().rejected.is_none() {
-            self.pause_after(error.clone());
-        }
+        let of_this_epoch = {
+            let snapshot = inner.snapshot();
+            snapshot.epoch == self.epoch && !snapshot.is_dead() && snapshot.rejected.is_none()
+        };
+        let error = match !remembered && of_this_epoch {
+            true => inner.pause(self.epoch, &error),
+            false => error,
+        };
         inner.turn_if_spent();
         expiry::watch_expiry(inner);
+        error
     }
 }

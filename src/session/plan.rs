@@ -6,7 +6,7 @@ use super::{
     record::{Doubt, Failure, Record, Standing},
     vault::Found,
 };
-use crate::{clock::Stamp, token::AccessToken};
+use crate::{clock::Stamp, store::Version, token::AccessToken};
 use std::time::Duration;
 
 /// What was read under the lease, and what the flight knows.
@@ -45,6 +45,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) forgiven: Option<Stamp>,
     /// The longest that a journal can ask to be waited for.
     pub(crate) term: Duration,
+    /// The record that was waited out for all of its term: its deadline has passed, whatever its clock said.
+    pub(crate) waited_out: Option<&'a Version>,
     pub(crate) self_starting: bool,
 }
 
@@ -96,7 +98,8 @@ pub(crate) fn plan<'a>(view: &View<'a>, at: &Circumstances<'_>) -> Plan<'a> {
         && journal.owner != at.owner
     {
         let left = journal.deadline.since(at.now).min(at.term);
-        if !left.is_zero() {
+        let waited_out = at.waited_out.is_some_and(|it| view.found.is_some_and(|found| found.version == *it));
+        if !left.is_zero() && !waited_out {
             return Plan::AwaitJournal(left);
         }
     }
@@ -117,6 +120,8 @@ fn is_newer_and_fresh(record: &Record, base: u64, at: &Circumstances<'_>) -> boo
 pub(crate) enum Settle<'a> {
     /// Publish nothing.
     SignedOut,
+    /// It stands there: a save that failed was applied all the same.
+    Saved,
     /// A successor is stored, or somebody else's set of the same generation: theirs counts.
     Adopt(&'a Record),
     /// Save mine over whatever stands there; with doubt if it may have been spent by somebody else.
@@ -128,10 +133,18 @@ pub(crate) fn settle<'a>(view: &View<'a>, mine: &Record, owner: &str) -> Settle<
         return Settle::SignedOut;
     }
     match view.live() {
+        Some(theirs) if is_the_same(theirs, mine) => Settle::Saved,
         Some(theirs) if theirs.epoch == mine.epoch && theirs.generation >= mine.generation => Settle::Adopt(theirs),
-        Some(theirs) => Settle::Save { doubt: is_doubtful(theirs, owner) },
+        Some(theirs) => Settle::Save { doubt: theirs.epoch == mine.epoch && is_doubtful(theirs, owner) },
         None => Settle::Save { doubt: false },
     }
+}
+
+fn is_the_same(theirs: &Record, mine: &Record) -> bool {
+    (theirs.epoch, theirs.generation, theirs.standing) == (mine.epoch, mine.generation, mine.standing)
+        && theirs.access_token == mine.access_token
+        && theirs.refresh_token == mine.refresh_token
+        && theirs.journal == mine.journal
 }
 
 /// A verdict, another's journal, or doubt stands there.

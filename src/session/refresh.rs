@@ -10,20 +10,21 @@ use super::{
     plan::{Circumstances, Plan, View, plan},
     record::{Doubt, Journal, Standing},
     snapshot::Snapshot,
-    vault::{Found, LEASE_WAIT, in_the_way},
+    vault::{Found, LEASE_WAIT, Vault, in_the_way},
 };
 use crate::{
     error::{AuthError, ErrorKind},
     failure::{FailureKind, RefreshError},
     refresher::{RefreshGrant, Refresher as _},
     state::{ReauthCause, SignedOutCause},
-    store::{LeaseGuard as _, SharedLease, StoreErrorKind, Version},
+    store::{LeaseGuard as _, SharedLease, StoreError, StoreErrorKind, Version},
 };
 use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 /// How often it looks meanwhile whether somebody else was faster.
 const POLL: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(20);
 /// A flight that is sent back to the start this often gives up; the next one may have more luck.
 const ROUNDS: usize = 16;
 
@@ -35,7 +36,9 @@ pub(crate) async fn look(inner: &Arc<Inner>) -> Outcome {
         && found.record.epoch >= mark
         && (found.record.epoch, found.record.generation) > (old.epoch, old.generation)
     {
-        inner.adopt(&found.record);
+        inner.adopt(&found.record, old.epoch);
+    } else if mark > old.epoch && mark % 2 == 1 {
+        inner.edit(|edit| edit.publish_signed_out(mark, old.epoch, SignedOutCause::Elsewhere));
     }
     match inner.snapshot().is_dead() {
         true => Err(inner.snapshot().why_no_token()),
@@ -46,11 +49,13 @@ pub(crate) async fn look(inner: &Arc<Inner>) -> Outcome {
 /// One flight of `epoch`, for a successor of generation `base`.
 pub(crate) async fn run(inner: &Arc<Inner>, lease: &mut Option<SharedLease>, epoch: u64, base: u64) -> Outcome {
     let flight = Refresh { course: Course { inner, epoch, started: inner.monotonic() }, base };
-    let outcome = flight.run(lease).await;
-    if let Err(error) = &outcome {
-        flight.course.failed(error);
-    }
-    outcome
+    flight.run(lease).await.map_err(|error| flight.course.failed(error))
+}
+
+/// A while, or until the store hints; but never at once, since hints may come of others who look.
+async fn poll(vault: &Vault) {
+    let _ = tokio::time::timeout(POLL, vault.changed()).await;
+    tokio::time::sleep(PAUSE).await;
 }
 
 struct Refresh<'a> {
@@ -68,13 +73,14 @@ enum Next {
 impl Refresh<'_> {
     async fn run(&self, lease: &mut Option<SharedLease>) -> Outcome {
         *lease = self.course.inner.settle_unsaved().await?;
+        let mut waited_out = None;
         for _ in 0..ROUNDS {
             if lease.is_none() && self.lease_or_adopt(lease).await? {
                 return Ok(());
             }
             let found = self.course.inner.vault.load().await.map_err(in_the_way)?;
             let mark = self.course.inner.vault.mark().await.map_err(in_the_way)?;
-            let attempt = match self.consider(lease, found, mark).await? {
+            let attempt = match self.consider(lease, found, mark, &mut waited_out).await? {
                 Next::Done => return Ok(()),
                 Next::FromTheStart => continue,
                 Next::Exchange(attempt) => attempt,
@@ -94,12 +100,12 @@ impl Refresh<'_> {
         let adopted = async {
             loop {
                 // First a while for the lease alone: mostly it is free, and nobody needs to look.
-                let _ = tokio::time::timeout(POLL, vault.changed()).await;
+                poll(vault).await;
                 if let (Ok(Some(found)), Ok(mark)) = (vault.load().await, vault.mark().await) {
                     let view = View { found: Some(&found), mark, epoch: self.course.epoch, base: self.base };
                     let snapshot = self.course.inner.snapshot().clone();
-                    if let Plan::Adopt(record) = plan(&view, &self.circumstances(&snapshot, None)) {
-                        self.course.inner.adopt(record);
+                    if let Plan::Adopt(record) = plan(&view, &self.circumstances(&snapshot, None, None)) {
+                        self.course.inner.adopt(record, self.course.epoch);
                         return;
                     }
                 }
@@ -117,7 +123,12 @@ impl Refresh<'_> {
 
     // ===== steps 2, 2b, 3 =====
 
-    fn circumstances<'s>(&'s self, snapshot: &'s Snapshot, lease: Option<&SharedLease>) -> Circumstances<'s> {
+    fn circumstances<'s>(
+        &'s self,
+        snapshot: &'s Snapshot,
+        lease: Option<&SharedLease>,
+        waited_out: Option<&'s Version>,
+    ) -> Circumstances<'s> {
         let inner = self.course.inner;
         Circumstances {
             now: inner.now(),
@@ -127,6 +138,7 @@ impl Refresh<'_> {
             leases_expire: lease.is_some_and(|lease| lease.valid_for().is_some()),
             forgiven: inner.edit(|edit| edit.desk.forgiven),
             term: inner.config.term(),
+            waited_out,
             self_starting: inner.config.self_starting,
         }
     }
@@ -136,36 +148,44 @@ impl Refresh<'_> {
         lease: &mut Option<SharedLease>,
         found: Option<Found>,
         mark: u64,
+        waited_out: &mut Option<Version>,
     ) -> Result<Next, AuthError> {
         let inner = self.course.inner;
         let view = View { found: found.as_ref(), mark, epoch: self.course.epoch, base: self.base };
         let snapshot = inner.snapshot().clone();
-        match plan(&view, &self.circumstances(&snapshot, lease.as_ref())) {
+        match plan(&view, &self.circumstances(&snapshot, lease.as_ref(), waited_out.as_ref())) {
             Plan::SignedOut => {
                 inner.signed_out(lease, found, mark, self.course.epoch, None).await;
                 Err(self.course.inner.ended())
             }
             Plan::Absent => {
-                inner.edit(|edit| edit.publish_signed_out(self.course.epoch, SignedOutCause::Elsewhere));
+                inner.edit(|edit| {
+                    edit.publish_signed_out(self.course.epoch, self.course.epoch, SignedOutCause::Elsewhere)
+                });
                 Err(AuthError::new(ErrorKind::SignedOut, "the stored session is gone"))
             }
             Plan::Verdict(record) => {
-                inner.adopt(record);
+                inner.adopt(record, self.course.epoch);
                 Err(inner.snapshot().why_no_token())
             }
             Plan::Adopt(record) => {
-                inner.adopt(record);
+                inner.adopt(record, self.course.epoch);
                 Ok(Next::Done)
             }
             Plan::CoolingDown(failure, left) => {
                 let error = AuthError::from(RefreshError::new(failure.kind.into())).after(left);
-                inner.remember(CoolDown::stored(failure, left, error.clone(), inner.now(), inner.monotonic()));
+                inner.remember(
+                    self.course.epoch,
+                    CoolDown::stored(failure, left, error.clone(), inner.now(), inner.monotonic()),
+                );
                 Err(error)
             }
             Plan::AwaitJournal(left) => {
                 let version = found.map(|found| found.version);
                 *lease = None;
-                self.await_change(version, left).await;
+                if !self.await_change(version.as_ref(), left).await {
+                    *waited_out = version;
+                }
                 Ok(Next::FromTheStart)
             }
             Plan::Start => Ok(Next::Exchange(Box::new(Attempt {
@@ -175,7 +195,7 @@ impl Refresh<'_> {
                 attempts: 0,
             }))),
             Plan::Exchange { record, doubt } => {
-                inner.adopt(record); // the store is the truth; what differs in memory is dropped
+                inner.adopt(record, self.course.epoch); // the store is the truth; what differs in memory is dropped
                 Ok(Next::Exchange(Box::new(Attempt {
                     record: record.clone(),
                     version: found.as_ref().map(|found| found.version.clone()),
@@ -186,20 +206,20 @@ impl Refresh<'_> {
         }
     }
 
-    /// Waits, without the lease, until the record is another one, for at most `left`.
-    async fn await_change(&self, version: Option<Version>, left: Duration) {
+    /// Waits, without the lease, until the record is another one, for at most `left`. Answers whether it is.
+    async fn await_change(&self, version: Option<&Version>, left: Duration) -> bool {
         let vault = &self.course.inner.vault;
         let change = async {
             loop {
-                let _ = tokio::time::timeout(POLL, vault.changed()).await;
+                poll(vault).await;
                 if let Ok(found) = vault.load().await
-                    && found.map(|found| found.version) != version
+                    && found.as_ref().map(|found| &found.version) != version
                 {
                     return;
                 }
             }
         };
-        let _ = tokio::time::timeout(left, change).await;
+        tokio::time::timeout(left, change).await.is_ok()
     }
 
     // ===== steps 4 and 4a =====
@@ -237,15 +257,27 @@ impl Refresh<'_> {
                 *lease = None;
                 return Ok(None);
             }
-            Err(error) => return Err(in_the_way(error)),
+            Err(error) => return Err(self.close_journal(held, &attempt, error).await),
         }
-        let mark = inner.vault.mark().await.map_err(in_the_way)?;
+        let mark = match inner.vault.mark().await {
+            Ok(mark) => mark,
+            Err(error) => return Err(self.close_journal(held, &attempt, error).await),
+        };
         if mark > self.course.epoch {
             let found = inner.vault.load().await.unwrap_or_default();
             inner.signed_out(lease, found, mark, self.course.epoch, None).await;
             return Err(self.course.inner.ended());
         }
         Ok(Some(attempt))
+    }
+
+    /// Nothing was sent: the record is as before, as far as the store allows.
+    async fn close_journal(&self, lease: &mut SharedLease, attempt: &Attempt, error: StoreError) -> AuthError {
+        let mut before = attempt.record.clone();
+        before.doubt = attempt.doubt;
+        before.journal = None;
+        let _ = self.course.inner.vault.save(lease, attempt.version.as_ref(), &before).await;
+        in_the_way(error)
     }
 
     // ===== step 5 =====
@@ -255,7 +287,10 @@ impl Refresh<'_> {
         let config = &inner.config;
         let record = &attempt.record;
         if !config.self_starting && record.refresh_token.is_none() {
-            // Tokens without a refresh token: they can be used up, not renewed.
+            // Tokens without a refresh token can be used up, not renewed.
+            if inner.snapshot().fresh(inner.now()).is_some() {
+                return Err(AuthError::new(ErrorKind::ReauthRequired, "there is no refresh token"));
+            }
             return self.course.rejected(lease, *attempt, ReauthCause::Revoked).await;
         }
         let grant = RefreshGrant::new(inner.id.clone(), record.refresh_token.clone(), record.scope.clone());
@@ -272,11 +307,12 @@ impl Refresh<'_> {
         };
         match answer {
             Ok(tokens) => {
-                config.reach.answered(&config.time);
                 if let Some(date) = tokens.date {
                     config.time.anchor(date, asked);
                 }
-                self.course.received(lease, *attempt, tokens, asked).await
+                let outcome = self.course.received(lease, *attempt, tokens, asked).await;
+                config.reach.answered(&config.time);
+                outcome
             }
             Err(error) => {
                 match error.http_status() {

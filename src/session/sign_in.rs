@@ -1,12 +1,12 @@
 //! The beginning of a session: a new epoch, saved under the lease, told to everybody, published (SEMANTICS §8).
 
 use super::{
-    desk::Outcome,
+    desk::{Departure, Outcome, SignOut},
     expiry,
     inner::Inner,
     plan::{View, next_sign_in},
     record::{Record, Standing},
-    snapshot::{Access, Snapshot},
+    snapshot::Access,
 };
 use crate::{
     clock::Stamp,
@@ -25,7 +25,8 @@ const ROUNDS: usize = 4;
 
 impl Inner {
     /// Publishes the tokens of a sign-in. What is wrong with them is said before anything changes.
-    pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn) -> Outcome {
+    /// `departures`: how many sign-outs and locks there were when it was called; one since then wins.
+    pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64) -> Outcome {
         let (mut record, access) = self.new_record(sign_in)?;
         // A set of an older epoch that could not be saved yet keeps the lease: it is settled first.
         let mut lease = match self.settle_unsaved().await {
@@ -42,13 +43,24 @@ impl Inner {
                 true
             }
         };
-        self.edit(|edit| {
-            let snapshot = Snapshot::of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
-            edit.publish(snapshot, Input::SignedIn { unsaved });
-            edit.desk.cool_down = None;
-            edit.desk.farewell = None;
-            edit.desk.breakers.clear();
+        let published = self.edit(|edit| {
+            if edit.desk.departures != departures {
+                return Err(edit.desk.farewell.map_or(Departure::SignOut(SignOut::Soft), |f| f.departure));
+            }
+            let snapshot = self.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
+            if edit.publish(snapshot, Input::SignedIn { unsaved }) {
+                edit.desk.cool_down = None;
+                edit.desk.farewell = None;
+                edit.desk.breakers.clear();
+            }
+            Ok(())
         });
+        if let Err(departure) = published {
+            // What was saved has begun a new epoch in the store: it ends as the user, or the application, wanted.
+            drop(lease);
+            let _ = self.clone().leave(departure).await;
+            return Err(self.ended());
+        }
         expiry::watch_expiry(&self);
         if unsaved {
             self.keep(record, lease);

@@ -3,6 +3,7 @@
 //! Raising the epoch is the sign-out: durable, without a lease, at once. All the rest follows when the lease can be had.
 
 use super::{
+    cooldown,
     desk::{Departure, Farewell, Outcome, SignOut},
     inner::Inner,
     plan::{View, next_sign_in, next_sign_out},
@@ -20,23 +21,40 @@ use crate::{
     token::RefreshToken,
 };
 use futures_util::FutureExt as _;
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// How long a sign-out waits for its tombstone.
 const TOMBSTONE_WAIT: Duration = Duration::from_secs(1);
+/// The longest pause before a store is told once more.
+const INSIST: Duration = Duration::from_secs(15);
 /// How long a revocation may take, the wait for the lease included.
 const REVOCATION: Duration = Duration::from_secs(10);
 
 impl Inner {
-    /// Raises the epoch, which is the departure, and publishes it here. Answers the new epoch. If the mark cannot be
-    /// written, the session ends in this process only, and the error says so.
-    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> Result<u64, AuthError> {
-        let raised = self.raise(next_sign_out).await;
-        let epoch = match &raised {
-            Ok(epoch) => *epoch,
-            Err(_) => next_sign_out(self.snapshot().epoch),
-        };
+    /// The departure: published here at once, then told to everybody by raising the epoch. Answers the new epoch, and
+    /// whether the store could be told.
+    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> (u64, Result<(), StoreError>) {
+        let here = self.publish_departure(next_sign_out(self.snapshot().epoch), departure);
+        let id = &self.id;
+        // A hook that panics keeps nobody signed in.
+        let hook = |f: &dyn Fn()| drop(catch_unwind(AssertUnwindSafe(f)));
+        match departure {
+            Departure::SignOut(SignOut::Hard) => self.config.on_wipe.iter().for_each(|f| hook(&|| f(id))),
+            Departure::SignOut(SignOut::Soft) => {}
+            Departure::Lock(cause) => self.config.on_lock.iter().for_each(|f| hook(&|| f(id, cause))),
+        }
+        match self.raise(next_sign_out).await {
+            Ok(epoch) => (self.publish_departure(epoch, departure), Ok(())),
+            Err(error) => (here, Err(error)),
+        }
+    }
+
+    fn publish_departure(&self, epoch: u64, departure: Departure) -> u64 {
         let (state, input) = match departure {
             Departure::SignOut(_) => {
                 (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here))
@@ -45,16 +63,11 @@ impl Inner {
         };
         self.edit(|edit| {
             edit.publish(Snapshot::new(epoch, 0, state), input);
+            edit.desk.departures += 1;
             edit.desk.farewell = Some(Farewell { epoch, departure });
             edit.desk.cool_down = None;
         });
-        let id = &self.id;
-        match departure {
-            Departure::SignOut(SignOut::Hard) => self.config.on_wipe.iter().for_each(|f| f(id)),
-            Departure::SignOut(SignOut::Soft) => {}
-            Departure::Lock(cause) => self.config.on_lock.iter().for_each(|f| f(id, cause)),
-        }
-        raised.map_err(AuthError::from)
+        epoch
     }
 
     /// Raises the mark to what `next` makes of the newest epoch; a mark that is above what was asked for: again.
@@ -73,30 +86,55 @@ impl Inner {
     }
 
     /// Sign-out or lock: at once; then the tombstone, for which the caller waits up to a second; then the revocation,
-    /// in the background.
+    /// in the background. A store that could not be told is told later, as long as the process lives.
     pub(crate) async fn leave(self: Arc<Self>, departure: Departure) -> Outcome {
-        let epoch = self.depart(departure).await?;
+        let (epoch, told) = self.depart(departure).await;
         let runtime = tasks::runtime()?;
         let (tx, laid) = oneshot::channel();
         let inner = self.clone();
+        if let Err(error) = told {
+            tasks::spawn(&runtime, async move { inner.insist(epoch, departure).await });
+            return Err(error.into());
+        }
         let job = self.jobs.start();
         tasks::spawn(&runtime, async move {
             let _job = job;
-            let rest = async {
-                let mut lease = match inner.settle_unsaved().await {
-                    Ok(Some(lease)) => Some(lease),
-                    _ => inner.vault.lease(inner.config.term(), REVOCATION).await.ok(),
-                };
-                let ended = inner.lay_tombstone(&mut lease, epoch).await;
-                let _ = tx.send(());
-                if let (Some(token), Departure::SignOut(_)) = (ended, departure) {
-                    inner.revoke(token, epoch, lease).await;
-                }
-            };
-            let _ = AssertUnwindSafe(rest).catch_unwind().await;
+            let _ = AssertUnwindSafe(inner.say_farewell(epoch, departure, tx)).catch_unwind().await;
         });
         let _ = tokio::time::timeout(TOMBSTONE_WAIT, laid).await;
         Ok(())
+    }
+
+    /// Raises the mark of a departure that the store could not be told of, unless somebody signs in before.
+    async fn insist(self: &Arc<Self>, mut epoch: u64, departure: Departure) {
+        for tries in 1u32.. {
+            tokio::time::sleep(cooldown::backoff(tries).min(INSIST)).await;
+            if self.snapshot().epoch != epoch {
+                return;
+            }
+            if let Ok(raised) = self.raise(next_sign_out).await {
+                epoch = raised;
+                self.edit(|edit| {
+                    edit.amend(|snapshot| snapshot.epoch = snapshot.epoch.max(epoch));
+                    edit.desk.farewell = Some(Farewell { epoch, departure });
+                });
+                let (tx, _) = oneshot::channel();
+                return self.say_farewell(epoch, departure, tx).await;
+            }
+        }
+    }
+
+    /// The tombstone, and the revocation of what the record held.
+    async fn say_farewell(self: &Arc<Self>, epoch: u64, departure: Departure, laid: oneshot::Sender<()>) {
+        let mut lease = match self.settle_unsaved().await {
+            Ok(Some(lease)) => Some(lease),
+            _ => self.vault.lease(self.config.term(), REVOCATION).await.ok(),
+        };
+        let ended = self.lay_tombstone(&mut lease, epoch).await;
+        let _ = laid.send(());
+        if let (Some(token), Departure::SignOut(_)) = (ended, departure) {
+            self.revoke(token, epoch, lease).await;
+        }
     }
 
     /// Replaces the record of an ended epoch by a tombstone of `epoch`, or removes it. Answers the refresh token that the
@@ -107,10 +145,15 @@ impl Inner {
             let found = self.vault.load().await.ok()?;
             let mark = self.vault.mark().await.ok()?;
             let view = View { found: found.as_ref(), mark, epoch, base: 0 };
-            if view.newest() != epoch || found.as_ref().is_some_and(|found| found.record.epoch >= epoch) {
-                return None; // somebody signed in anew, or it stands there already
+            if view.newest() > epoch {
+                return None; // somebody signed in anew
             }
             let farewell = self.edit(|edit| edit.desk.farewell.filter(|farewell| farewell.epoch == epoch));
+            let stands = found.as_ref().is_some_and(|found| found.record.epoch == epoch);
+            let is_soft = |f: &Farewell| f.departure == Departure::SignOut(SignOut::Soft);
+            if stands && farewell.as_ref().is_none_or(is_soft) {
+                return None; // a tombstone stands there, and a soft sign-out adds nothing to it
+            }
             let departure = farewell.map(|farewell| farewell.departure);
             let blank = || self.vault.blank(epoch, Standing::SignedOut);
             let stone = match (departure, &found) {
@@ -150,11 +193,17 @@ impl Inner {
         epoch: u64,
         minted: Option<RefreshToken>,
     ) {
+        // A sign-out of this process that the store could not be told of counts all the same, and is told now.
+        let here = self.snapshot().epoch;
+        let mark = match here > mark {
+            true => self.vault.raise(here).await.unwrap_or(mark).max(here),
+            false => mark,
+        };
         let newest = View { found: found.as_ref(), mark, epoch, base: 0 }.newest();
         match &found {
-            Some(found) if found.record.epoch == newest => self.adopt(&found.record),
+            Some(found) if found.record.epoch == newest => self.adopt(&found.record, epoch),
             _ => {
-                self.edit(|edit| edit.publish_signed_out(newest, SignedOutCause::Elsewhere));
+                self.edit(|edit| edit.publish_signed_out(newest, epoch, SignedOutCause::Elsewhere));
             }
         }
         if newest != next_sign_out(epoch) {
@@ -172,15 +221,6 @@ impl Inner {
                     inner.revoke(token, newest, lease).await;
                 });
             }
-        }
-    }
-
-    /// What a flight answers whose epoch has ended: how the session stands, or that it was not meant for the new one.
-    pub(crate) fn ended(&self) -> AuthError {
-        let snapshot = self.snapshot();
-        match snapshot.is_dead() {
-            true => snapshot.why_no_token(),
-            false => AuthError::new(ErrorKind::SignedOut, "the session was signed out meanwhile"),
         }
     }
 

@@ -18,6 +18,8 @@ const MAX_ACCESS_TOKEN: usize = 64 << 10;
 const UNKNOWN_EXPIRY_TRUSTED: Duration = Duration::from_secs(3600);
 /// A shorter lifetime counts as this, so that a server's 0 does not make every request refresh.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
+/// Clocks of two machines differ by less.
+const FROM_THE_FUTURE: Duration = Duration::from_secs(5 * 60);
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Immutable; a change is a new one.
@@ -96,10 +98,6 @@ impl Snapshot {
             access,
             rejected: match record.standing {
                 Standing::ReauthRequired(cause) => Some(cause),
-                Standing::SignedIn | Standing::Locked(_) | Standing::SignedOut => None,
-            },
-            quiet_until: match record.standing {
-                Standing::ReauthRequired(_) => Some(Stamp::NEVER), // there is nothing to ask with
                 Standing::SignedIn | Standing::Locked(_) | Standing::SignedOut => None,
             },
             grants: Arc::new(record.grants()),
@@ -207,8 +205,9 @@ impl Access {
         record.access_expires_at = self.expires_at;
     }
 
+    /// Past its expiry, or sent at a time that has not come yet: then the clock was wrong, and so is the expiry.
     pub(crate) fn expired(&self, now: Stamp) -> bool {
-        self.expires_at.is_some_and(|end| now >= end)
+        self.expires_at.is_some_and(|end| now >= end) || self.sent_at.since(now) > FROM_THE_FUTURE
     }
 
     /// The server gave the same token once more: asking again before its end would only do the same.

@@ -128,8 +128,10 @@ impl SessionStore for MemoryStore {
 
     async fn raise_epoch(&self, key: &AccountKey, to: u64) -> Result<u64, StoreError> {
         Ok(self.row(key, |row| {
-            row.epoch = row.epoch.max(to);
-            row.changed.notify_waiters();
+            if to > row.epoch {
+                row.epoch = to;
+                row.changed.notify_waiters();
+            }
             row.epoch
         }))
     }

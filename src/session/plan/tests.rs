@@ -62,10 +62,19 @@ struct Case {
     leases_expire: bool,
     forgiven: Option<Stamp>,
     self_starting: bool,
+    waited_out: Option<Version>,
 }
 
 fn case(found: Option<Record>) -> Case {
-    Case { found, mark: EPOCH, refused: false, leases_expire: false, forgiven: None, self_starting: false }
+    Case {
+        found,
+        mark: EPOCH,
+        refused: false,
+        leases_expire: false,
+        forgiven: None,
+        self_starting: false,
+        waited_out: None,
+    }
 }
 
 fn leased(found: Option<Record>) -> Case {
@@ -85,6 +94,7 @@ impl Case {
             leases_expire: self.leases_expire,
             forgiven: self.forgiven,
             term: 45 * SEC,
+            waited_out: self.waited_out.as_ref(),
             self_starting: self.self_starting,
         };
         match plan(&view, &at) {
@@ -94,8 +104,8 @@ impl Case {
             Plan::Adopt(record) => format!("adopt {}", record.generation),
             Plan::CoolingDown(_, left) => format!("cool down {}", left.as_secs()),
             Plan::AwaitJournal(left) => format!("wait {}", left.as_secs()),
-            Plan::Exchange { record, doubt: false } => format!("exchange {}", record.generation),
-            Plan::Exchange { record, doubt: true } => format!("exchange {} in doubt", record.generation),
+            Plan::Exchange { record, doubt: Doubt::None } => format!("exchange {}", record.generation),
+            Plan::Exchange { record, doubt: _ } => format!("exchange {} in doubt", record.generation),
             Plan::Start => "start".into(),
         }
     }
@@ -180,7 +190,7 @@ fn step_3_anothers_journal_is_waited_for_where_leases_expire() {
     assert_eq!(leased(with(journal("other", Duration::ZERO))).run(), "exchange 7 in doubt");
     assert_eq!(leased(with(journal(ME, 30 * SEC))).run(), "exchange 7 in doubt");
     assert_eq!(case(with(journal("other", 30 * SEC))).run(), "exchange 7 in doubt"); // its holder is gone
-    assert_eq!(leased(with(|r| r.doubt = true)).run(), "exchange 7 in doubt");
+    assert_eq!(leased(with(|r| r.doubt = Doubt::Inherited)).run(), "exchange 7 in doubt");
 }
 
 fn settled(found: Option<Record>, mark: u64) -> String {
@@ -191,10 +201,20 @@ fn settled(found: Option<Record>, mark: u64) -> String {
     let view = View { found: found.as_ref(), mark, epoch: EPOCH, base: mine.generation };
     match settle(&view, &mine, ME) {
         Settle::SignedOut => "signed out".into(),
+        Settle::Saved => "saved".into(),
         Settle::Adopt(theirs) => format!("adopt {}", theirs.generation),
         Settle::Save { doubt: false } => "save".into(),
         Settle::Save { doubt: true } => "save in doubt".into(),
     }
+}
+
+/// A clock that is a day fast wrote the deadline: it is waited out once, not for a day.
+#[test]
+fn step_3_a_journal_is_waited_out_once() {
+    let bogus = || leased(with(journal("other", 86_400 * SEC)));
+    assert_eq!(bogus().run(), "wait 45");
+    assert_eq!(Case { waited_out: Some(1.into()), ..bogus() }.run(), "exchange 7 in doubt");
+    assert_eq!(Case { waited_out: Some(2.into()), ..bogus() }.run(), "wait 45", "of another record");
 }
 
 #[test]
@@ -203,6 +223,8 @@ fn step_6_tokens_in_hand_after_a_conflict_or_a_lost_lease() {
     assert_eq!(settled(with(|r| r.epoch = EPOCH + 2), EPOCH), "signed out");
     assert_eq!(settled(with(|r| r.generation = BASE + 2), EPOCH), "adopt 9");
     assert_eq!(settled(with(|r| r.generation = BASE + 1), EPOCH), "adopt 8");
+    let applied = |r: &mut Record| (r.generation, r.refresh_token) = (BASE + 1, Some("mine".into()));
+    assert_eq!(settled(with(applied), EPOCH), "saved");
     assert_eq!(settled(with(|_| ()), EPOCH), "save");
     assert_eq!(settled(None, EPOCH), "save");
     // A sign-in that is not saved yet has raised the mark: what stands there is of an older epoch, and counts as absent.
@@ -213,7 +235,7 @@ fn step_6_tokens_in_hand_after_a_conflict_or_a_lost_lease() {
     }
     assert_eq!(settled(with(journal("other", SEC)), EPOCH), "save in doubt");
     assert_eq!(settled(with(journal(ME, SEC)), EPOCH), "save");
-    assert_eq!(settled(with(|r| r.doubt = true), EPOCH), "save in doubt");
+    assert_eq!(settled(with(|r| r.doubt = Doubt::Inherited), EPOCH), "save in doubt");
 }
 
 #[test]
@@ -232,9 +254,13 @@ fn standing() -> impl Strategy<Value = Standing> {
     ]
 }
 
+fn doubt() -> impl Strategy<Value = Doubt> {
+    prop_oneof![Just(Doubt::None), Just(Doubt::Inherited), Just(Doubt::Own)]
+}
+
 prop_compose! {
     fn any_record()(
-        (epoch, generation, standing, doubt) in (0..5u64, BASE - 1..BASE + 3, standing(), any::<bool>()),
+        (epoch, generation, standing, doubt) in (0..5u64, BASE - 1..BASE + 3, standing(), doubt()),
         access in prop::option::of((prop::bool::ANY, prop::option::of(-2..3i64))),
         failure in prop::option::of((0..5000u64, any::<bool>())),
         open in prop::option::of((any::<bool>(), 0..100u64)),
@@ -265,7 +291,7 @@ proptest! {
     ) {
         let record = found.clone();
         let forgiven = forgiven.map(|at| if at < 0 { now().minus(2 * SEC) } else { now() });
-        let done = Case { found, mark, refused, leases_expire, forgiven, self_starting }.run();
+        let done = Case { found, mark, refused, leases_expire, forgiven, self_starting, waited_out: None }.run();
         let newest = mark.max(record.as_ref().map_or(0, |r| r.epoch));
         prop_assert_eq!(done == "signed out", newest > EPOCH);
         let live = record.filter(|r| r.epoch >= mark);
@@ -279,7 +305,7 @@ proptest! {
         }
         if done.starts_with("exchange") {
             let r = live.as_ref().unwrap();
-            prop_assert_eq!(done.ends_with("in doubt"), r.doubt || r.journal.is_some());
+            prop_assert_eq!(done.ends_with("in doubt"), r.doubt != Doubt::None || r.journal.is_some());
             let busy = r.journal.as_ref().is_some_and(|j| j.owner != ME && j.deadline > now());
             prop_assert!(!(leases_expire && busy), "an open journal of somebody else is waited for");
             let told = r.failure.as_ref().and_then(|f| f.told_until).map_or(Duration::ZERO, |end| end.since(now()));

@@ -85,7 +85,7 @@ async fn each_refresh_spends_the_newest_token() {
         let record = rig.record().await;
         assert_eq!(
             (&record["generation"], &record["journal"], &record["doubt"]),
-            (&json!(generation), &Value::Null, &json!(false))
+            (&json!(generation), &Value::Null, &json!("none"))
         );
         let next = record["refresh_token"].as_str().unwrap().to_owned();
         assert!(rig.consumed(&newest).await && !rig.consumed(&next).await);

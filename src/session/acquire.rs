@@ -115,8 +115,11 @@ impl Session {
         // Somebody else may have signed in: a dead session looks, before its denial counts.
         let hopeless = |denial: &Denial| denial.reason().is_final() && !snapshot.is_dead();
         if let Err(denial) = verdict.as_ref()
-            && hopeless(denial)
+            && (hopeless(denial) || denial.reason() == DenyReason::Locked)
         {
+            if denial.reason() == DenyReason::Locked {
+                let _ = inner.join(Want::InsteadOf(None)); // for those who come later
+            }
             return Step::Refuse(inner.denied(denial.clone()));
         }
 

@@ -46,7 +46,10 @@ impl Inner {
                 Standing::SignedOut if !newer_epoch && matches!(old.state, AuthState::SignedOut(_)) => None,
                 Standing::SignedOut => Some(Input::SignedOut(SignedOutCause::Elsewhere)),
             };
-            edit.publish(snapshot, input);
+            let newer = (record.epoch, record.generation) > (old.epoch, old.generation);
+            if edit.publish(snapshot, input) && fresh && newer && !newer_epoch {
+                edit.land();
+            }
         });
     }
 

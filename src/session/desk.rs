@@ -49,6 +49,8 @@ pub(crate) type Landing = Shared<Map<oneshot::Receiver<Outcome>, fn(Received) ->
 pub(crate) struct Flight {
     pub(crate) number: u64,
     pub(crate) epoch: u64,
+    /// It looks into the store only.
+    pub(crate) look: bool,
     pub(crate) landing: Landing,
     /// Wakes the waiters, once.
     pub(crate) tx: oneshot::Sender<Outcome>,

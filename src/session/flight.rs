@@ -14,7 +14,6 @@ use super::{
 use crate::{
     error::{AuthError, ErrorKind},
     event::AuthEvent,
-    state::AuthState,
     store::SharedLease,
 };
 use futures_util::FutureExt as _;
@@ -80,8 +79,7 @@ impl Inner {
             }
             if snapshot.is_dead() {
                 // Nothing to exchange; somebody else may have signed in. It is looked for at the cool-down's pace.
-                let locked = matches!(snapshot.state, AuthState::Locked(_));
-                if locked || mono < edit.desk.look_at {
+                if mono < edit.desk.look_at {
                     return Err(snapshot.why_no_token());
                 }
                 edit.desk.looks = edit.desk.looks.saturating_add(1);
@@ -105,9 +103,10 @@ impl Inner {
                 let hard_at = access.hard_at;
                 edit.amend(|snapshot| snapshot.quiet_until = Some(hard_at));
             }
-            edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, landing: landing.clone(), tx });
+            let look = snapshot.is_dead();
+            edit.desk.flight = Some(Flight { number, epoch: snapshot.epoch, look, landing: landing.clone(), tx });
             let seat = Seat { inner: self.clone(), number, lease: None, outcome: None };
-            Ok((landing, Some(fly(seat, snapshot.epoch, snapshot.generation, snapshot.is_dead()))))
+            Ok((landing, Some(fly(seat, snapshot.epoch, snapshot.generation, look))))
         })?;
         if let Some(flight) = flight {
             // Not under the lock: a runtime that is shutting down drops the task, and with it the seat, at once.
@@ -182,7 +181,7 @@ pub(crate) struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // None if a new epoch was published meanwhile: its waiters know already.
+        // None if its waiters know already: a newer set, or a new epoch, was published.
         let number = self.number;
         let flight = self.inner.edit(|edit| edit.desk.flight.take_if(|flight| flight.number == number));
         drop(self.lease.take());

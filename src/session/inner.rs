@@ -71,9 +71,9 @@ impl Inner {
     /// The one way to change a session: under the lock, with what follows from it (the state stream, the events) in order.
     pub(crate) fn edit<T>(&self, f: impl FnOnce(&mut Edit<'_>) -> T) -> T {
         let mut desk = self.desk();
-        let mut edit = Edit { inner: self, desk: &mut desk, now: None, ended: None };
+        let mut edit = Edit { inner: self, desk: &mut desk, now: None, ended: None, landed: None };
         let out = f(&mut edit);
-        let ended = edit.ended.take();
+        let (ended, landed) = (edit.ended.take(), edit.landed.take());
         if let Some(snapshot) = edit.now.take() {
             let state = snapshot.state.clone();
             self.snapshot.store(Arc::new(snapshot));
@@ -83,8 +83,12 @@ impl Inner {
             }
         }
         drop(desk);
+        if let Some(flight) = landed {
+            let _ = flight.tx.send(Ok(()));
+        }
         if let Some(flight) = ended {
-            let _ = flight.tx.send(Err(self.ended()));
+            let found = flight.look && !self.snapshot().is_dead();
+            let _ = flight.tx.send(if found { Ok(()) } else { Err(self.ended()) });
         }
         self.tell();
         out
@@ -154,6 +158,8 @@ pub(crate) struct Edit<'a> {
     now: Option<Snapshot>,
     /// The flight of an epoch that has ended: whoever waits for it learns of that at once. It goes on by itself.
     ended: Option<Flight>,
+    /// The flight whose purpose is served.
+    landed: Option<Flight>,
 }
 
 impl Edit<'_> {
@@ -212,6 +218,11 @@ impl Edit<'_> {
             return false; // of another sign-in, or known already
         }
         self.publish(Snapshot::new(epoch, 0, state), Input::SignedOut(cause))
+    }
+
+    /// A newer set was published: whoever wanted it has it, and whoever comes now wants another one.
+    pub(crate) fn land(&mut self) {
+        self.landed = self.desk.flight.take();
     }
 
     pub(crate) fn event(&mut self, event: AuthEvent) {

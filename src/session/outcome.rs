@@ -141,6 +141,9 @@ impl Course<'_> {
             let snapshot = inner.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
             let published = edit.snapshot().epoch <= self.epoch && edit.publish(snapshot, Input::Renewed { unsaved });
             if published && problem.is_none() {
+                if !born_spent {
+                    edit.land();
+                }
                 edit.event(AuthEvent::Refreshed { account: inner.id.clone(), took });
             }
             published
@@ -285,6 +288,13 @@ impl Course<'_> {
                 Err(error) if error.kind() == StoreErrorKind::Conflict => reread = true,
                 // Saved or not, it is the truth: a restart would find the open journal and ask once more.
                 Ok(_) | Err(_) => {
+                    if let Ok(mark) = inner.vault.mark().await
+                        && mark > self.epoch
+                    {
+                        let found = inner.vault.load().await.unwrap_or_default();
+                        inner.signed_out(lease, found, mark, self.epoch, None).await;
+                        return Err(inner.ended());
+                    }
                     self.publish_verdict(&verdict, cause, kept);
                     return Err(AuthError::new(ErrorKind::ReauthRequired, "the refresh token was refused")
                         .caused_by(RefreshError::new(FailureKind::InvalidGrant)));

@@ -17,8 +17,10 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// How long a sign-in waits for the lease before it goes ahead without.
-const LEASE_WAIT: Duration = Duration::from_secs(10);
+/// How long a sign-in waits for the store before it goes ahead without.
+const WAIT: Duration = Duration::from_secs(10);
+/// How long it then tries to tell the others.
+const RAISE: Duration = Duration::from_secs(1);
 /// The largest refresh token that is kept, in bytes: the record has to fit into a store.
 const MAX_REFRESH_TOKEN: usize = 256 << 10;
 const ROUNDS: usize = 4;
@@ -28,21 +30,18 @@ impl Inner {
     /// `departures`: how many sign-outs and locks there were when it was called; one since then wins.
     pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64) -> Outcome {
         let (mut record, access) = self.new_record(sign_in)?;
-        // A set of an older epoch that could not be saved yet keeps the lease: it is settled first.
-        let mut lease = match self.settle_unsaved().await {
-            Ok(Some(lease)) => Some(lease),
-            Ok(None) => self.vault.lease(self.config.term(), LEASE_WAIT).await.ok(),
-            Err(_) => None,
-        };
-        let saved = self.save_new_epoch(&mut lease, &mut record).await;
-        let unsaved = match saved {
-            Ok(()) => false,
-            Err(_) => {
-                // Without the lease, or without the save: the mark comes first, so that nobody older can win.
-                record.epoch = self.raise(next_sign_in).await.unwrap_or_else(|_| next_sign_in(self.snapshot().epoch));
-                true
-            }
-        };
+        let mut lease = None;
+        let saved = tokio::time::timeout(WAIT, self.begin(&mut lease, &mut record)).await;
+        let unsaved = !matches!(saved, Ok(Ok(())));
+        if unsaved {
+            // Without the lease, or without the save: the mark comes first, so that nobody older can win.
+            let raised = tokio::time::timeout(RAISE, self.raise(next_sign_in)).await;
+            record.epoch = match raised {
+                Ok(Ok(epoch)) => epoch,
+                // One that was chosen under the lease stays.
+                _ => record.epoch.max(next_sign_in(self.snapshot().epoch)),
+            };
+        }
         let published = self.edit(|edit| {
             if edit.desk.departures != departures {
                 return Err(edit.desk.farewell.map_or(Departure::SignOut(SignOut::Soft), |f| f.departure));
@@ -68,6 +67,16 @@ impl Inner {
         Ok(())
     }
 
+    /// The lease, then the new epoch.
+    async fn begin(&self, lease: &mut Option<SharedLease>, record: &mut Record) -> Result<(), AuthError> {
+        // A set of an older epoch that could not be saved yet keeps the lease: it is settled first.
+        *lease = self.settle_unsaved().await?;
+        if lease.is_none() {
+            *lease = Some(self.vault.lease(self.config.term(), WAIT).await?);
+        }
+        self.save_new_epoch(lease, record).await
+    }
+
     /// Under the lease: the next even epoch above the newest, saved, then the mark.
     async fn save_new_epoch(&self, lease: &mut Option<SharedLease>, record: &mut Record) -> Result<(), AuthError> {
         for _ in 0..ROUNDS {
@@ -87,7 +96,7 @@ impl Inner {
                 }
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
                 Err(error) if error.kind() == StoreErrorKind::LeaseLost => {
-                    *lease = self.vault.lease(self.config.term(), LEASE_WAIT).await.ok();
+                    *lease = self.vault.lease(self.config.term(), WAIT).await.ok();
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -160,10 +160,10 @@ impl Inner {
                 (Some(Departure::SignOut(SignOut::Hard)), _) => None,
                 (Some(Departure::Lock(cause)), _) => Some(blank().tombstone(epoch, Standing::Locked(cause), false)),
                 (_, None) => None, // nothing to replace: the mark says it all
-                (Some(Departure::SignOut(SignOut::Soft)), Some(found)) => {
+                // Of a sign-out elsewhere nobody here knows the kind: a hard one removes it as soon as it can.
+                (Some(Departure::SignOut(SignOut::Soft)) | None, Some(found)) => {
                     Some(found.record.tombstone(epoch, Standing::SignedOut, true))
                 }
-                (None, Some(found)) => Some(found.record.tombstone(epoch, Standing::SignedOut, false)),
             };
             let version = found.as_ref().map(|found| &found.version);
             let written = match (&stone, version) {

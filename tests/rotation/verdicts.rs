@@ -135,7 +135,7 @@ async fn case_22_the_account_is_disabled() {
     assert!(!record.contains("a1.") && !record.contains("r1."), "tokens gone: {record}");
     let again = world.open().await;
     assert_eq!((state(&again), token(&again).await), ("disabled", Err(ErrorKind::Locked)), "after a restart");
-    assert_eq!((kind(b.refresh().await), state(&b)), (Err(ErrorKind::SignedOut), "disabled"), "and elsewhere");
+    assert_eq!((kind(b.refresh().await), state(&b)), (Err(ErrorKind::Locked), "disabled"), "and elsewhere");
     assert_eq!(world.books().0, 1);
     a.sign_in(world.issuer.sign_in()).await.unwrap();
     assert_eq!((state(&a), token(&a).await.is_ok()), ("active", true), "a sign-in ends it");

@@ -18,7 +18,7 @@ const USAGE: &str = "usage: quickstart [--json]\n\n  --json   print one JSON obj
 #[tokio::main]
 async fn main() -> ExitCode {
     let mut json = false;
-    for option in std::env::args().skip(1) {
+    for option in std::env::args_os().skip(1).map(|option| option.to_string_lossy().into_owned()) {
         match option.as_str() {
             "--json" => json = true,
             "-h" | "--help" => {

@@ -28,17 +28,18 @@ const USAGE: &str = "usage: real_server --issuer URL --ctl URL [--json]
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let (issuer, ctl, json) = match options(std::env::args().skip(1)) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(problem) => {
-            eprint!("real_server: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let (issuer, ctl, json) =
+        match options(std::env::args_os().skip(1).map(|option| option.to_string_lossy().into_owned())) {
+            Ok(Some(options)) => options,
+            Ok(None) => {
+                print!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
+            Err(problem) => {
+                eprint!("real_server: {problem}\n\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        };
     let backend =
         Provider { issuer, ctl, http: Client::builder(TokioExecutor::new()).build_http(), grant: Mutex::default() };
     if let Err(error) = backend.call("/set", json!({ "accessTtl": LIFETIME })).await {

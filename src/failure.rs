@@ -47,6 +47,8 @@ pub struct RefreshError {
     pub(crate) not_sent: bool,
     pub(crate) status: Option<StatusCode>,
     pub(crate) retry_after: Option<Duration>,
+    /// A `Retry-After` date of an answer without a `Date`: seen from the session's clock.
+    pub(crate) retry_at: Option<SystemTime>,
     pub(crate) code: Option<Box<str>>,
     pub(crate) description: Option<Box<str>>,
     /// The `Date` of the answer.
@@ -64,6 +66,7 @@ impl RefreshError {
             not_sent: false,
             status: None,
             retry_after: None,
+            retry_at: None,
             code: None,
             description: None,
             date: None,

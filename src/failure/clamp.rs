@@ -20,11 +20,10 @@ pub(crate) fn seconds(text: &str, max: Duration) -> Option<Duration> {
     Some(if value >= max.as_secs_f64() { max } else { Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(max) })
 }
 
-/// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date as seen from the answer's own `Date`, or from `now` if it has
-/// none.
-pub(crate) fn retry_after(text: &str, date: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
+/// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date as seen from `from`.
+pub(crate) fn retry_after(text: &str, from: Option<SystemTime>) -> Option<Duration> {
     seconds(text, MAX_RETRY_AFTER).or_else(|| {
         let at = httpdate::parse_http_date(text.trim()).ok()?;
-        Some(at.duration_since(date.unwrap_or(now)).unwrap_or_default().min(MAX_RETRY_AFTER))
+        Some(at.duration_since(from?).unwrap_or_default().min(MAX_RETRY_AFTER))
     })
 }

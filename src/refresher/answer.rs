@@ -21,14 +21,12 @@ use zeroize::Zeroizing;
 /// The most that is kept of a server's `error_description`, in characters.
 const MAX_TEXT: usize = 512;
 
-/// Reads a whole answer. `sent` are the secrets of the request, which some servers quote in their errors; `now` is what
-/// a `Retry-After` date is compared with if the answer has no `Date`.
+/// Reads a whole answer. `sent` are the secrets of the request, which some servers quote in their errors.
 pub(super) fn read(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
     sent: &[&str],
-    now: SystemTime,
 ) -> Result<Tokens, RefreshError> {
     let body = Text::of(body);
     let members = body.members();
@@ -58,24 +56,22 @@ pub(super) fn read(
     let word = |code: &str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     failure.code = failure.code.and_then(|code| if word(&code) { Some(code) } else { shown(&code, sent) });
     failure.description = failure.description.and_then(|text| shown(&text, sent));
-    Err(with_head(failure, headers, now))
+    Err(with_head(failure, headers))
 }
 
 /// An answer whose body did not arrive: transient, but its head counts.
-pub(super) fn cut(
-    status: StatusCode,
-    headers: &HeaderMap,
-    cause: impl Into<crate::BoxError>,
-    now: SystemTime,
-) -> RefreshError {
-    with_head(RefreshError::transient(cause).status(status), headers, now)
+pub(super) fn cut(status: StatusCode, headers: &HeaderMap, cause: impl Into<crate::BoxError>) -> RefreshError {
+    with_head(RefreshError::transient(cause).status(status), headers)
 }
 
 /// `Date` and `Retry-After`.
-pub(super) fn with_head(mut error: RefreshError, headers: &HeaderMap, now: SystemTime) -> RefreshError {
+pub(super) fn with_head(mut error: RefreshError, headers: &HeaderMap) -> RefreshError {
     error.date = date(headers);
     let after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    error.retry_after = after.and_then(|text| clamp::retry_after(text, error.date, now));
+    error.retry_after = after.and_then(|text| clamp::retry_after(text, error.date));
+    if error.retry_after.is_none() {
+        error.retry_at = after.and_then(|text| httpdate::parse_http_date(text.trim()).ok());
+    }
     error
 }
 

@@ -11,7 +11,6 @@ pub(crate) use client::NotSent; // for token clients of our own
 
 use super::{RevokeGrant, Revoked, answer};
 use crate::{
-    clock::{Clock, SystemClock},
     error::AuthError,
     failure::{FailureKind, RefreshError},
     origin::check_endpoint,
@@ -174,26 +173,31 @@ impl Endpoint<Http> {
         let mut fields = fields.to_vec();
         fields.extend(self.scope.as_deref().map(|scope| ("scope", scope)));
         let Received { status, headers, body } = self.client.send(self.request(&self.token, &fields)?).await?;
-        let now = SystemClock::new().now();
-        let body = body.map_err(|cause| answer::cut(status, &headers, cause, now))?;
+        let body = body.map_err(|cause| answer::cut(status, &headers, cause))?;
+        // As they are, and as they stood in the request: servers quote both.
         let secret = self.secret.as_ref().map(|secret| secret.as_str());
-        let sent: Vec<&str> = grant.into_iter().chain(secret).collect();
-        answer::read(status, &headers, &body, &sent, now)
+        let plain = grant.into_iter().chain(secret);
+        let encoded = plain.clone().map(|secret| form_urlencoded::byte_serialize(secret.as_bytes()).collect());
+        let basic = secret.and_then(|secret| basic(&self.client_id, secret).ok());
+        let basic = basic.and_then(|value| Some(value.to_str().ok()?.trim_start_matches("Basic ").to_owned()));
+        let encoded: Vec<Zeroizing<String>> = encoded.chain(basic).map(Zeroizing::new).collect();
+        let sent: Vec<&str> = plain.chain(encoded.iter().map(|secret| secret.as_str())).collect();
+        answer::read(status, &headers, &body, &sent)
     }
 
-    /// RFC 7009 §2. Any 4xx ends it too, `unsupported_token_type` among them: asking again would not help. Those that
-    /// speak of now (408, 425, 429), like 5xx and all that is no answer of this endpoint, are errors.
+    /// RFC 7009 §2. Any 4xx ends it too, `unsupported_token_type` among them: asking again would not help. 5xx, and all
+    /// that is no answer of this endpoint, are errors.
     pub(super) async fn revoke(&self, grant: &RevokeGrant) -> Result<Revoked, RefreshError> {
         let Some(uri) = &self.revocation else {
             return Ok(Revoked::Unsupported);
         };
         let fields = [("token", grant.refresh_token().expose()), ("token_type_hint", "refresh_token")];
         let Received { status, headers, body } = self.client.send(self.request(uri, &fields)?).await?;
-        if status.is_success() || (status.is_client_error() && !matches!(status.as_u16(), 408 | 425 | 429)) {
+        if status.is_success() || status.is_client_error() {
             return Ok(Revoked::Done);
         }
         let cause = body.err().unwrap_or_else(|| "the token was not revoked".into());
-        Err(answer::cut(status, &headers, cause, SystemClock::new().now()))
+        Err(answer::cut(status, &headers, cause))
     }
 }
 

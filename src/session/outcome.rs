@@ -12,6 +12,7 @@ use super::{
     vault::{Found, LEASE_WAIT, in_the_way},
 };
 use crate::{
+    clock::Stamp,
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     failure::{FailureKind, RefreshError},
@@ -363,7 +364,8 @@ impl Course<'_> {
             FailureKind::Unrecognized => (StoredKind::Unrecognized, cooldown::backoff(early_or(count))),
             _ => (StoredKind::Transient, cooldown::backoff(early_or(count))),
         };
-        let told = error.retry_after.map(|delay| delay.min(cooldown::LONGEST_RETRY_AFTER));
+        let at = error.retry_at.map(|at| Stamp::from(at).since(now));
+        let told = error.retry_after.or(at).map(|delay| delay.min(cooldown::LONGEST_RETRY_AFTER));
         let pause = told.map_or(own_pause, |told| told.max(own_pause));
 
         let mut record = attempt.record.clone();

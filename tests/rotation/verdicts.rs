@@ -175,7 +175,9 @@ async fn case_22_a_signal_for_a_session_that_has_ended_touches_nothing_newer() {
 }
 
 /// P8: what never ends a session.
-fn harmless() -> Vec<(&'static str, fn() -> RefreshError)> {
+type Harmless = (&'static str, fn() -> RefreshError);
+
+fn harmless() -> Vec<Harmless> {
     vec![
         ("refused", || RefreshError::not_sent("refused")),
         ("reset", || RefreshError::transient("reset")),

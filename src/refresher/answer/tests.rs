@@ -13,7 +13,7 @@ fn answer(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answ
         .map(|(name, value)| (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap()))
         .collect();
     let status = StatusCode::from_u16(status).unwrap();
-    read(status, &headers, body.as_ref(), &["sent-refresh-token"], UNIX_EPOCH)
+    read(status, &headers, body.as_ref(), &["sent-refresh-token"])
 }
 
 fn ok(body: impl AsRef<[u8]>) -> Tokens {
@@ -241,7 +241,7 @@ fn case_19_the_head_counts() {
     let tokens = answer(200, &[date, ("age", "0")], r#"{"access_token":"a"}"#).unwrap();
     assert_eq!(tokens.date, None);
     let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("7"))]);
-    let lost = cut(StatusCode::BAD_REQUEST, &headers, "reset", UNIX_EPOCH);
+    let lost = cut(StatusCode::BAD_REQUEST, &headers, "reset");
     assert_eq!((lost.kind(), lost.retry_after), (Transient, Some(Duration::from_secs(7))));
     assert!(!lost.closes_attempt());
 }
@@ -274,8 +274,7 @@ fn p16_what_was_sent_is_not_quoted() {
     assert!(!format!("{failure:?} {failure}").contains("sent-refresh"));
     // But words of the protocol stay whole.
     let body = br#"{"error":"invalid_client","error_description":"bad client"}"#;
-    let failure =
-        read(StatusCode::BAD_REQUEST, &HeaderMap::new(), body, &["client", "bad", ""], UNIX_EPOCH).unwrap_err();
+    let failure = read(StatusCode::BAD_REQUEST, &HeaderMap::new(), body, &["client", "bad", ""]).unwrap_err();
     assert_eq!((failure.code(), failure.description()), (Some("invalid_client"), Some("bad …")));
     // Nor does a body that cannot be read end up in an error.
     let failure = failed(200, r#"{"access_token":"s3cret-access","refresh_token":s3cret}"#);
@@ -340,7 +339,7 @@ proptest! {
             HeaderMap::from_iter([(header::DATE, value.clone()), (header::RETRY_AFTER, value.clone()), (header::CONTENT_TYPE, value)])
         });
         let status = StatusCode::from_u16(status).unwrap();
-        let _ = read(status, &headers.unwrap_or_default(), &body, &["", "sent"], UNIX_EPOCH);
+        let _ = read(status, &headers.unwrap_or_default(), &body, &["", "sent"]);
     }
 
     #[test]

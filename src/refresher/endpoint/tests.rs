@@ -210,9 +210,9 @@ async fn case_39_answers_to_a_revocation() {
         (405, true),
         (302, false),
         (307, false),
-        (408, false),
-        (425, false),
-        (429, false),
+        (408, true),
+        (425, true),
+        (429, true),
         (500, false),
         (503, false),
     ] {

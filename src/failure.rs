@@ -54,7 +54,7 @@ pub struct RefreshError {
     /// The `Date` of the answer.
     pub(crate) date: Option<SystemTime>,
     /// A refresh token that came with an answer which is of no use otherwise: it is saved, never discarded.
-    pub(crate) rescued: Option<RefreshToken>,
+    pub(crate) rescued: Option<Box<RefreshToken>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 

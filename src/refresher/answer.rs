@@ -50,7 +50,7 @@ pub(super) fn read(
         if failure.code.is_none() {
             failure.kind = FailureKind::Misconfigured;
         }
-        failure.rescued = refresh;
+        failure.rescued = refresh.map(Box::new);
     }
     // A word of the protocol is no secret, whatever a secret may be.
     let word = |code: &str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');

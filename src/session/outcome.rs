@@ -202,7 +202,7 @@ impl Course<'_> {
         }
         if let Some(refresh) = error.rescued.take() {
             let mut record = attempt.record.clone();
-            record.refresh_token = Some(refresh);
+            record.refresh_token = Some(*refresh);
             record.refresh_expires_at = None;
             return self.renew(lease, attempt, record, Err(error.into())).await;
         }

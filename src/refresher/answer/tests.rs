@@ -375,7 +375,7 @@ proptest! {
         body.push(b'}');
         let kept = match answer(200, &[], &body) {
             Ok(tokens) => tokens.refresh,
-            Err(failure) => failure.rescued,
+            Err(failure) => failure.rescued.map(|rescued| *rescued),
         };
         prop_assert_eq!(kept.as_ref().map(RefreshToken::expose), Some(&*token));
     }

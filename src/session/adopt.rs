@@ -58,7 +58,7 @@ impl Inner {
         let end = self.now().plus(cool_down.until.saturating_sub(self.monotonic()));
         self.edit(|edit| {
             if edit.snapshot().epoch == epoch {
-                edit.amend(|snapshot| snapshot.quiet_until = snapshot.quiet_until.max(Some(end)));
+                edit.amend(|snapshot| snapshot.quiet_until = Some(end));
                 edit.desk.cool_down = Some(cool_down);
             }
         });

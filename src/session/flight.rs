@@ -30,24 +30,20 @@ pub(crate) enum Want {
 }
 
 tokio::task_local! {
-    /// The sessions whose exchange this task is a part of.
-    static WITHIN: Arc<Vec<usize>>;
+    /// The sessions, by owner, whose exchange this task is a part of.
+    static WITHIN: Arc<Vec<String>>;
 }
 
 impl Inner {
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
     /// Whether this task is a part of this session's own exchange: waiting for it would wait for ever (P11).
     pub(crate) fn is_within_own_flight(&self) -> bool {
-        WITHIN.try_with(|within| within.contains(&self.identity())).unwrap_or(false)
+        WITHIN.try_with(|within| within.contains(&self.owner)).unwrap_or(false)
     }
 
     /// Runs an exchange so that requests it makes through this session's layer are recognized.
     pub(crate) async fn within<T>(&self, exchange: impl Future<Output = T>) -> T {
         let mut within = WITHIN.try_with(|within| Vec::clone(within)).unwrap_or_default();
-        within.push(self.identity());
+        within.push(self.owner.clone());
         WITHIN.scope(Arc::new(within), exchange).await
     }
 

@@ -137,9 +137,7 @@ impl Inner {
     /// What a record says, with the access token it goes with.
     pub(crate) fn snapshot_of(&self, record: &Record, state: AuthState, access: Option<Access>) -> Snapshot {
         let mut snapshot = Snapshot::of(record, state, access);
-        if record.refresh_token.is_none() && !self.config.self_starting {
-            snapshot.quiet_until = Some(Stamp::NEVER); // there is nothing to ask with
-        }
+        snapshot.renewable = record.refresh_token.is_some() || self.config.self_starting;
         snapshot
     }
 

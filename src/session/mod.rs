@@ -196,7 +196,7 @@ impl Session {
             edit.desk.failures = 0;
             edit.desk.forgiven = Some(now);
             edit.desk.look_at = Duration::ZERO;
-            if edit.desk.cool_down.is_none() && edit.snapshot().rejected.is_none() {
+            if edit.desk.cool_down.is_none() {
                 edit.amend(|snapshot| snapshot.quiet_until = None);
             }
         });

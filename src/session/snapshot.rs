@@ -40,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) step_up: Option<SteppedUp>,
     /// Until then no request asks for an early refresh: one is under way, or has just failed.
     pub(crate) quiet_until: Option<Stamp>,
+    /// There is something to ask for new tokens with.
+    pub(crate) renewable: bool,
 }
 
 /// A step-up, and until when it counts. In memory only.
@@ -89,6 +91,7 @@ impl Snapshot {
             auth_time: None,
             step_up: None,
             quiet_until: None,
+            renewable: true,
         }
     }
 
@@ -120,7 +123,8 @@ impl Snapshot {
 
     /// The access token, if there is nothing else to do than to attach it.
     pub(crate) fn ready(&self, now: Stamp) -> Option<&Access> {
-        let quiet = |access: &Access| now < access.soft_at || self.quiet_until.is_some_and(|end| now < end);
+        let quiet =
+            |access: &Access| now < access.soft_at || !self.renewable || self.quiet_until.is_some_and(|end| now < end);
         self.fresh(now).filter(|access| quiet(access) && !self.is_dead())
     }
 

@@ -218,6 +218,18 @@ async fn a_sign_out_that_the_store_cannot_be_told_of_says_so_and_ends_the_sessio
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sign_out_that_is_told_later_ends_no_session_that_began_since() {
+    let (world, a) = granted().await;
+    let b = world.open().await;
+    world.store.nth(Call::Mark, 0, DOWN);
+    assert_eq!(kind(a.sign_out(SignOut::Soft).await), Err(ErrorKind::Store));
+    b.sign_in(world.issuer.sign_in()).await.unwrap();
+    pass(60 * SEC).await;
+    assert_eq!((state(&b), world.store.mark(), world.store.field("epoch")), ("active", 4, json!(4)));
+    assert_eq!((kind(b.refresh().await), state(&world.open().await)), (Ok(()), "active"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_leaves_stops_neither_sign_in_nor_sign_out() {
     let world = World::new(Flaky::new());
     let a = world.open().await;

@@ -10,7 +10,7 @@ use super::{
     record::Standing,
     snapshot::Snapshot,
     tasks,
-    vault::Found,
+    vault::{Found, LEASE_WAIT},
 };
 use crate::{
     error::{AuthError, ErrorKind},
@@ -106,20 +106,19 @@ impl Inner {
     }
 
     /// Raises the mark of a departure that the store could not be told of, unless somebody signs in before.
-    async fn insist(self: &Arc<Self>, mut epoch: u64, departure: Departure) {
+    async fn insist(self: &Arc<Self>, epoch: u64, departure: Departure) {
         for tries in 1u32.. {
             tokio::time::sleep(cooldown::backoff(tries).min(INSIST)).await;
             if self.snapshot().epoch != epoch {
                 return;
             }
-            if let Ok(raised) = self.raise(next_sign_out).await {
-                epoch = raised;
-                self.edit(|edit| {
-                    edit.amend(|snapshot| snapshot.epoch = snapshot.epoch.max(epoch));
-                    edit.desk.farewell = Some(Farewell { epoch, departure });
-                });
-                let (tx, _) = oneshot::channel();
-                return self.say_farewell(epoch, departure, tx).await;
+            match self.vault.raise(epoch).await {
+                Ok(mark) if mark > epoch => return, // somebody signed in since, who knew nothing of this
+                Ok(_) => {
+                    let (tx, _) = oneshot::channel();
+                    return self.say_farewell(epoch, departure, tx).await;
+                }
+                Err(_) => {}
             }
         }
     }
@@ -128,7 +127,12 @@ impl Inner {
     async fn say_farewell(self: &Arc<Self>, epoch: u64, departure: Departure, laid: oneshot::Sender<()>) {
         let mut lease = match self.settle_unsaved().await {
             Ok(Some(lease)) => Some(lease),
-            _ => self.vault.lease(self.config.term(), REVOCATION).await.ok(),
+            _ => {
+                // A soft one's tombstone is what anybody would write; the others are this process's to write.
+                let is_soft = departure == Departure::SignOut(SignOut::Soft);
+                let wait = if is_soft { REVOCATION } else { LEASE_WAIT };
+                self.vault.lease(self.config.term(), wait).await.ok()
+            }
         };
         let ended = self.lay_tombstone(&mut lease, epoch).await;
         let _ = laid.send(());
@@ -151,7 +155,8 @@ impl Inner {
             let farewell = self.edit(|edit| edit.desk.farewell.filter(|farewell| farewell.epoch == epoch));
             let stands = found.as_ref().is_some_and(|found| found.record.epoch == epoch);
             let is_soft = |f: &Farewell| f.departure == Departure::SignOut(SignOut::Soft);
-            if stands && farewell.as_ref().is_none_or(is_soft) {
+            let is_out = found.as_ref().is_some_and(|found| found.record.standing == Standing::SignedOut);
+            if stands && (farewell.is_none() || (is_out && farewell.as_ref().is_some_and(is_soft))) {
                 return None; // a tombstone stands there, and a soft sign-out adds nothing to it
             }
             let departure = farewell.map(|farewell| farewell.departure);

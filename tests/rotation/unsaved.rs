@@ -21,6 +21,7 @@ async fn unsaved(store: Flaky, fault: Fault) -> (World, Session) {
     world.store.nth(Call::Save, 1, fault); // the journal may be written
     world.store.after(Call::Save, 2, DOWN);
     a.refresh().await.unwrap();
+    assert!(!world.store.is_free(), "the lease is kept");
     (world, a)
 }
 
@@ -71,13 +72,16 @@ async fn case_12_a_store_that_hangs_delays_nobody_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn p05_an_unsaved_set_is_saved_before_anything_is_used() {
     let (world, a) = unsaved(Flaky::new(), DOWN).await;
-    assert_eq!(kind(a.refresh().await), Err(ErrorKind::Unavailable));
+    let (outcome, took) = timed(a.refresh()).await;
+    assert_eq!((kind(outcome), took < SEC), (Err(ErrorKind::Unavailable), true), "a save is tried now: {took:?}");
     assert_eq!(token(&a).await, Ok("a1.1".into()), "what is fresh goes on");
     world.expire().await;
     assert_eq!((token(&a).await, world.books().0), (Err(ErrorKind::Unavailable), 1), "spent: no exchange");
     world.store.heal();
     a.reconnected();
-    assert_eq!((token(&a).await, world.books()), (Ok("a1.2".into()), (2, 0)));
+    let (wanted, took) = timed(token(&a)).await;
+    assert_eq!((wanted, world.books()), (Ok("a1.2".into()), (2, 0)));
+    assert!(took < SEC, "the flight takes the lease over: {took:?}");
     assert_eq!((world.refresh_token(), state(&a)), ("r1.2".into(), "active"));
 }
 

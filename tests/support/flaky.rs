@@ -47,7 +47,8 @@ pub struct Pause {
 
 impl Pause {
     pub async fn reached(&self) {
-        self.reached.notified().await;
+        let reached = tokio::time::timeout(Duration::from_secs(600), self.reached.notified()).await;
+        reached.expect("nobody made this call");
     }
 
     pub fn go_on(&self) {

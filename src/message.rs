@@ -22,8 +22,20 @@ pub(crate) mod sealed {
         pub scheme: Option<&'a str>,
         /// Host and port as they stand in the request, with user-info if there is any.
         pub authority: Option<&'a str>,
-        pub host: Option<&'a str>,
         pub path: &'a str,
+    }
+
+    impl<'a> Target<'a> {
+        /// The host of the authority, an IPv6 address with its brackets. Few want it, so it is not looked for beforehand.
+        pub fn host(&self) -> Option<&'a str> {
+            let authority = self.authority?;
+            let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+            let end = match place.starts_with('[') {
+                true => place.find(']').map(|end| end + 1),
+                false => place.find(':'),
+            };
+            place.get(..end.unwrap_or(place.len()))
+        }
     }
 
     pub trait Request {
@@ -59,7 +71,6 @@ impl<B> sealed::Request for http::Request<B> {
         Target {
             scheme: uri.scheme_str(),
             authority: uri.authority().map(http::uri::Authority::as_str),
-            host: uri.host(),
             path: uri.path(),
         }
     }
@@ -130,7 +141,7 @@ impl<'a> RequestHead<'a> {
 
     /// The host of the URI; `None` for a relative one.
     pub fn host(&self) -> Option<&'a str> {
-        self.target.host
+        self.target.host()
     }
 
     /// The path of the URI.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{AuthError, BoxError, ErrorKind},
-    message::{HttpRequest, HttpResponse, ResponseHead, sealed::Response as _},
+    message::{HttpRequest, HttpResponse, ResponseHead},
     session::{Landing, Pass, Reaction, Step, TokenId},
 };
 use http::{
@@ -63,7 +63,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F, Req, K, Res> {
         // The request is with the inner service. Kept for a replay: the request, and a clone of the service.
-        Calling { #[pin] future: F, kept: Option<(K, S)>, sent: Option<(TokenId, crate::clock::Stamp)> },
+        Calling { #[pin] future: F, kept: Option<K>, spare: Option<S>, sent: Option<(TokenId, crate::clock::Stamp)> },
         // It waits for a token; the readiness of the inner service is given back (P11).
         Acquiring { landing: Landing, request: Option<Req>, service: Option<S> },
         // The inner service is asked for readiness again, then the gate once more. A replay comes with the refused response,
@@ -82,7 +82,7 @@ where
     P: Replay<Req>,
 {
     pub(super) fn untouched(future: S::Future) -> Self {
-        Self { errand: None, state: State::Calling { future, kept: None, sent: None } }
+        Self { errand: None, state: State::Calling { future, kept: None, spare: None, sent: None } }
     }
 
     pub(super) fn failed(error: AuthError) -> Self {
@@ -97,22 +97,28 @@ where
     P: Replay<Req> + Clone,
 {
     /// A request that gets a token. The inner service is ready.
-    pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, claim: Claim) -> Self {
-        let errand = Errand {
+    pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, origin: usize) -> Self {
+        let ask = auth.ask(&request);
+        let step = auth.session.step(&ask, None, false);
+        // Made last: what was written just now is slow to move.
+        let errand = |ask| Errand {
             auth: auth.clone(),
             replay: replay.clone(),
             clone: S::clone,
-            claim,
+            claim: Claim { ask, origin },
             turns: 0,
             failed: None,
             replayed: false,
         };
-        let state = match errand.step() {
+        let state = match step {
             Step::Go(pass) => {
                 // The ready instance is called; a clone is made only for a request that can be replayed.
-                let kept = errand.replay.keep(&mut request).map(|kept| (kept, service.clone()));
+                let kept = replay.keep(&mut request);
+                let spare = kept.is_some().then(|| service.clone());
                 attach(&mut request, pass.header);
-                State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
+                let sent = Some((pass.token, pass.at));
+                let state = State::Calling { future: service.call(request), kept, spare, sent };
+                return Self { errand: Some(errand(ask)), state }; // at once: moves are most of what this layer costs
             }
             Step::Wait(landing) => {
                 give_back(service);
@@ -123,7 +129,7 @@ where
                 State::Denied { error: Some(error) }
             }
         };
-        Self { errand: Some(errand), state }
+        Self { errand: Some(errand(ask)), state }
     }
 }
 
@@ -198,23 +204,27 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Calling { future, kept, sent } => {
-                    let answer = ready!(future.poll(cx));
-                    let (Some(errand), Some((token, left))) = (this.errand.as_mut(), sent.take()) else {
-                        this.state.set(State::Done);
-                        return Poll::Ready(answer.map_err(Into::into));
+                StateProj::Calling { future, kept, spare, sent } => {
+                    let mut answer = ready!(future.poll(cx));
+                    let refused = match (this.errand.as_mut(), *sent, &mut answer) {
+                        (Some(errand), Some((token, left)), Ok(response)) => {
+                            errand.answered(response, left).then_some((errand, token))
+                        }
+                        (Some(errand), Some(_), Err(_)) => {
+                            errand.auth.session.unanswered();
+                            None
+                        }
+                        _ => None,
                     };
-                    let kept = kept.take();
+                    // What was kept is large: it stays where it is unless it is wanted.
+                    let kept = refused.as_ref().and_then(|_| kept.take().zip(spare.take()));
                     this.state.set(State::Done); // the inner future, and any permit it holds, is gone
-                    match answer {
-                        Ok(response) => match errand.answered(response, token, left, kept) {
+                    match (refused, answer) {
+                        (Some((errand, token)), Ok(response)) => match errand.refused(response, token, kept) {
                             Ok(next) => next,
                             Err(response) => return Poll::Ready(Ok(response)),
                         },
-                        Err(error) => {
-                            errand.auth.session.unanswered();
-                            return Poll::Ready(Err(error.into()));
-                        }
+                        (_, answer) => return Poll::Ready(answer.map_err(Into::into)),
                     }
                 }
                 StateProj::Acquiring { landing, request, service } => {
@@ -319,9 +329,11 @@ impl<S, P> Errand<S, P> {
     {
         match self.step() {
             Step::Go(pass) => {
-                let kept = self.replay.keep(&mut request).map(|kept| (kept, (self.clone)(&service)));
+                let kept = self.replay.keep(&mut request);
+                let spare = kept.is_some().then(|| (self.clone)(&service));
                 attach(&mut request, pass.header);
-                State::Calling { future: service.call(request), kept, sent: Some((pass.token, pass.at)) }
+                let sent = Some((pass.token, pass.at));
+                State::Calling { future: service.call(request), kept, spare, sent }
             }
             Step::Wait(landing) => {
                 let service = Some((self.clone)(&service)); // without the readiness
@@ -331,13 +343,25 @@ impl<S, P> Errand<S, P> {
         }
     }
 
-    /// What follows from a response; `Err`: deliver it.
+    /// What a response says; `true`: it refuses the token.
+    fn answered<Res: HttpResponse>(&self, response: &mut Res, left: crate::clock::Stamp) -> bool {
+        self.auth.session.answered(date(response.headers()), left);
+        match judge(&ResponseHead::of(response), self.auth.rejected.as_deref()) {
+            Verdict::Deliver => false,
+            Verdict::Annotate(challenge) => {
+                response.extensions_mut().insert(challenge);
+                false
+            }
+            Verdict::Rejected => true,
+        }
+    }
+
+    /// What follows from a response that refuses the token; `Err`: deliver it.
     #[allow(clippy::result_large_err)] // both are the response, on its way
-    fn answered<Req>(
+    fn refused<Req>(
         &mut self,
-        mut response: S::Response,
+        response: S::Response,
         token: TokenId,
-        left: crate::clock::Stamp,
         kept: Option<(P::Kept, S)>,
     ) -> Result<Next<S, Req, P>, S::Response>
     where
@@ -346,18 +370,9 @@ impl<S, P> Errand<S, P> {
         S::Response: HttpResponse,
         P: Replay<Req>,
     {
-        self.auth.session.answered(date(response.headers()), left);
-        match judge(&ResponseHead::of(&response), self.auth.rejected.as_deref()) {
-            Verdict::Deliver => return Err(response),
-            Verdict::Annotate(challenge) => {
-                response.extensions_mut().insert(challenge);
-                return Err(response);
-            }
-            Verdict::Rejected if self.replayed => {
-                self.auth.session.refused_again(token, self.auth.origins.name(self.claim.origin));
-                return Err(response);
-            }
-            Verdict::Rejected => {}
+        if self.replayed {
+            self.auth.session.refused_again(token, self.auth.origins.name(self.claim.origin));
+            return Err(response);
         }
         if self.is_reentrant() {
             return Err(annotated(response, reentrant()));
@@ -399,7 +414,8 @@ impl<S, P> Errand<S, P> {
                 drop(refused); // before the replay: a buffered body is taken over from it
                 self.replayed = true;
                 attach(&mut request, pass.header);
-                Ok(State::Calling { future: service.call(request), kept: None, sent: Some((pass.token, pass.at)) })
+                let sent = Some((pass.token, pass.at));
+                Ok(State::Calling { future: service.call(request), kept: None, spare: None, sent })
             }
             Err(error) => match refused {
                 Some(refused) => Err(annotated(refused, error)),

@@ -196,8 +196,8 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         match self.auth.route(&request) {
             Ok(Route::Untouched) => ResponseFuture::untouched(self.inner.call(request)),
-            Ok(Route::Authenticated(claim)) => {
-                ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, claim)
+            Ok(Route::Authenticated(origin)) => {
+                ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, origin)
             }
             Err(error) => {
                 future::give_back(&mut self.inner);

@@ -39,8 +39,8 @@ pub(super) struct Auth {
 pub(super) enum Route {
     /// Without a token.
     Untouched,
-    /// With a token of the session, to this origin.
-    Authenticated(Claim),
+    /// With a token of the session, to the origin with this index.
+    Authenticated(usize),
 }
 
 /// What a request claims.
@@ -53,7 +53,6 @@ impl Auth {
     /// The first half of a request's life: everything that needs no token.
     pub(super) fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
         let extensions = request.extensions();
-        let has = |it: Option<bool>| it.unwrap_or(false);
         let mut target = request.target();
         let found = self.origins.find(&target);
         match found {
@@ -61,7 +60,7 @@ impl Auth {
             Match::Insecure => return Err(insecure()),
             Match::Allowed(_) | Match::Relative => {}
         }
-        let skip = has(extensions.map(|extensions| extensions.get::<SkipAuth>().is_some()));
+        let skip = extensions.is_some_and(|extensions| extensions.get::<SkipAuth>().is_some());
         if skip || request.headers().contains_key(AUTHORIZATION) {
             return Ok(Route::Untouched);
         }
@@ -71,7 +70,6 @@ impl Auth {
                 Match::Allowed(origin) => {
                     target.scheme = uri.scheme_str();
                     target.authority = uri.authority().map(Authority::as_str);
-                    target.host = uri.host();
                     origin
                 }
                 Match::Insecure => return Err(insecure()),
@@ -94,15 +92,20 @@ impl Auth {
         if accounts.any(|account| account != self.session.account()) {
             return Err(AuthError::misconfigured("the request names another account than the session's"));
         }
-        let stale = has(extensions.map(|extensions| extensions.get::<ForwardStale>().is_some()));
-        let capability = permit
-            .map(Permit::capability)
+        Ok(Route::Authenticated(origin))
+    }
+
+    /// What a request that gets a token wants to do, and what it puts up with.
+    pub(super) fn ask<Req: HttpRequest>(&self, request: &Req) -> Ask {
+        let extensions = request.extensions();
+        let stale = extensions.is_some_and(|extensions| extensions.get::<ForwardStale>().is_some());
+        let capability = extensions
+            .and_then(|extensions| extensions.get().map(Permit::capability))
             .or_else(|| extensions.and_then(|extensions| extensions.get()))
             .cloned()
             .or_else(|| self.capability.as_ref().and_then(|f| f(&RequestHead::of(request))))
             .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
-        let ask = Ask { capability, forward_stale: stale || self.forward_stale };
-        Ok(Route::Authenticated(Claim { ask, origin }))
+        Ask { capability, forward_stale: stale || self.forward_stale }
     }
 }
 

@@ -129,15 +129,15 @@ impl<'a> GateContext<'a> {
     pub fn deny(&self, reason: DenyReason) -> Denial {
         Denial::new(self.capability.clone(), reason)
     }
+}
 
-    /// The denials that no gate can lift: there is nobody to act for.
-    pub(crate) fn standing(&self) -> Result<(), Denial> {
-        match self.state {
-            AuthState::Locked(_) => Err(self.deny(DenyReason::Locked)),
-            AuthState::SignedOut(SignedOutCause::Never) => Err(self.deny(DenyReason::NeverAuthenticated)),
-            AuthState::SignedOut(_) => Err(self.deny(DenyReason::SignedOut)),
-            AuthState::Active { .. } | AuthState::OfflineStale { .. } | AuthState::ReauthRequired(_) => Ok(()),
-        }
+/// The denials that no gate can lift: there is nobody to act for.
+pub(crate) fn standing(state: &AuthState) -> Option<DenyReason> {
+    match state {
+        AuthState::Locked(_) => Some(DenyReason::Locked),
+        AuthState::SignedOut(SignedOutCause::Never) => Some(DenyReason::NeverAuthenticated),
+        AuthState::SignedOut(_) => Some(DenyReason::SignedOut),
+        AuthState::Active { .. } | AuthState::OfflineStale { .. } | AuthState::ReauthRequired(_) => None,
     }
 }
 
@@ -186,18 +186,6 @@ where
     }
 
     GateFn(f)
-}
-
-/// The gate of a session without one: everything is allowed that has, or may get, a token.
-pub(crate) struct AnyToken;
-
-impl OfflineGate for AnyToken {
-    fn check(&self, cx: &GateContext<'_>) -> Result<(), Denial> {
-        match cx.state {
-            AuthState::ReauthRequired(_) => Err(cx.deny(DenyReason::ReauthRequired)),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The gate's yes: names its capability and account.

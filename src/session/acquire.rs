@@ -13,7 +13,8 @@ use crate::{
     error::AuthError,
     event::AuthEvent,
     message::Target,
-    offline::{Facts, GateContext, Permit},
+    offline::{self, Facts, GateContext, Permit},
+    state::AuthState,
 };
 use http::{HeaderValue, uri::Authority};
 use std::time::SystemTime;
@@ -71,10 +72,17 @@ impl Inner {
 
     /// Asks the gate. Locked, signed-out and never-signed-in sessions are denied before it is asked.
     pub(crate) fn check(&self, snapshot: &Snapshot, capability: &Capability, now: Stamp) -> Result<(), Denial> {
-        let facts = self.facts(snapshot, now);
-        let cx = GateContext { capability, account: &self.id, state: &snapshot.state, facts: &facts };
-        cx.standing()?;
-        self.config.gate.check(&cx)
+        let state = &snapshot.state;
+        let deny = |reason| Err(Denial::new(capability.clone(), reason));
+        match (offline::standing(state), &self.config.gate) {
+            (Some(reason), _) => deny(reason),
+            (None, None) if matches!(state, AuthState::ReauthRequired(_)) => deny(DenyReason::ReauthRequired),
+            (None, None) => Ok(()),
+            (None, Some(gate)) => {
+                let facts = self.facts(snapshot, now);
+                gate.check(&GateContext { capability, account: &self.id, state, facts: &facts })
+            }
+        }
     }
 
     fn denied(&self, denial: Denial) -> AuthError {
@@ -215,7 +223,7 @@ impl Session {
     pub(crate) fn is_endpoint(&self, target: &Target<'_>) -> bool {
         self.0.config.endpoint.as_ref().is_some_and(|endpoint| {
             endpoint.path() == target.path
-                && endpoint.host().zip(target.host).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host))
+                && endpoint.host().zip(target.host()).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host))
                 && port(endpoint.scheme_str(), endpoint.authority().map(Authority::as_str))
                     == port(target.scheme, target.authority)
         })

@@ -22,7 +22,8 @@ pub(crate) struct Config {
     pub(crate) self_starting: bool,
     /// The token endpoint, if the refresher names one: requests to it never get a token.
     pub(crate) endpoint: Option<http::Uri>,
-    pub(crate) gate: Box<dyn OfflineGate>,
+    /// `None`: everything is allowed that has, or may get, a token.
+    pub(crate) gate: Option<Box<dyn OfflineGate>>,
     pub(crate) reach: Reachability,
     pub(crate) time: Timekeeper,
     pub(crate) observers: Vec<Box<dyn Observer>>,

@@ -24,6 +24,8 @@ pub(crate) struct Desk {
     pub(crate) keepers: Vec<KeeperHandle>,
     /// Counts sign-outs and locks: a sign-in that was called before one does not undo it.
     pub(crate) departures: u64,
+    /// The kind of the last one.
+    pub(crate) departed: Option<Departure>,
     /// A sign-out or lock whose tombstone is not written yet.
     pub(crate) farewell: Option<Farewell>,
     /// When a dead session may look into the store again (monotonic), and how often it did in vain.

@@ -44,7 +44,7 @@ impl Inner {
         }
         let published = self.edit(|edit| {
             if edit.desk.departures != departures {
-                return Err(edit.desk.farewell.map_or(Departure::SignOut(SignOut::Soft), |f| f.departure));
+                return Err(edit.desk.departed.unwrap_or(Departure::SignOut(SignOut::Soft)));
             }
             let snapshot = self.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
             if edit.publish(snapshot, Input::SignedIn { unsaved }) {

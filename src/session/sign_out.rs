@@ -39,6 +39,10 @@ impl Inner {
     /// The departure: published here at once, then told to everybody by raising the epoch. Answers the new epoch, and
     /// whether the store could be told.
     pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> (u64, Result<(), StoreError>) {
+        self.edit(|edit| {
+            edit.desk.departures += 1;
+            edit.desk.departed = Some(departure);
+        });
         let here = self.publish_departure(next_sign_out(self.snapshot().epoch), departure);
         let id = &self.id;
         // A hook that panics keeps nobody signed in.
@@ -48,10 +52,26 @@ impl Inner {
             Departure::SignOut(SignOut::Soft) => {}
             Departure::Lock(cause) => self.config.on_lock.iter().for_each(|f| hook(&|| f(id, cause))),
         }
-        match self.raise(next_sign_out).await {
-            Ok(epoch) => (self.publish_departure(epoch, departure), Ok(())),
+        match self.raise_departure(here).await {
+            Ok(epoch) if epoch > here => (self.publish_departure(epoch, departure), Ok(())),
+            Ok(_) => (here, Ok(())),
             Err(error) => (here, Err(error)),
         }
+    }
+
+    /// The next odd number at or above the newest. A sign-in that was called since is above `here`, and ends nothing.
+    async fn raise_departure(&self, here: u64) -> Result<u64, StoreError> {
+        let stored = self.vault.load().await.ok().flatten().map_or(0, |found| found.record.epoch);
+        let mut newest = self.vault.mark().await?.max(stored).max(here);
+        while self.snapshot().epoch <= here {
+            let asked = next_sign_out(newest);
+            let mark = self.vault.raise(asked).await?;
+            if mark <= asked {
+                return Ok(asked);
+            }
+            newest = mark;
+        }
+        Ok(here)
     }
 
     fn publish_departure(&self, epoch: u64, departure: Departure) -> u64 {
@@ -62,10 +82,10 @@ impl Inner {
             Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
         };
         self.edit(|edit| {
-            edit.publish(Snapshot::new(epoch, 0, state), input);
-            edit.desk.departures += 1;
-            edit.desk.farewell = Some(Farewell { epoch, departure });
-            edit.desk.cool_down = None;
+            if edit.publish(Snapshot::new(epoch, 0, state), input) {
+                edit.desk.farewell = Some(Farewell { epoch, departure });
+                edit.desk.cool_down = None;
+            }
         });
         epoch
     }
@@ -211,8 +231,8 @@ impl Inner {
                 self.edit(|edit| edit.publish_signed_out(newest, epoch, SignedOutCause::Elsewhere));
             }
         }
-        if newest != next_sign_out(epoch) {
-            return;
+        if newest.is_multiple_of(2) {
+            return; // somebody signed in: a revocation might end that session too
         }
         let of_here = self.edit(|edit| {
             edit.desk.farewell.is_some_and(|f| f.epoch == newest && matches!(f.departure, Departure::SignOut(_)))

@@ -1,0 +1,260 @@
+//! What a request costs while the token is fresh (P17): `AuthService` against tower-http's static `AddAuthorization`, and
+//! against tower's `Retry` around it with a policy that clones the request, as the replay needs it.
+//!
+//! `cargo bench --bench hot_path` measures each variant with criterion; `-- --quick` does so in a few seconds. On a noisy
+//! machine only the ratios at the end mean something: there the variants take turns every few microseconds.
+
+use bytes::Bytes;
+use criterion::Criterion;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    hint::black_box,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant, SystemTime},
+};
+use tower::{Layer, Service, retry::Policy, retry::Retry, service_fn};
+use tower_http::auth::AddAuthorization;
+use tower_reauth::{AuthLayer, NeverReplay, Origins, Session, Tokens, refresh_fn};
+
+type Body = Full<Bytes>;
+type Answer = Result<Response<Body>, Infallible>;
+
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6ImFwaSJ9.c2lnbmF0dXJl";
+/// How many requests are made before the clock starts: so few that they stay in the cache.
+const BATCH: usize = 64;
+
+/// What is sent, and what comes back.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    headers: usize,
+    /// The answer has a `Date`, as those of most servers have: the session looks at it.
+    dated: bool,
+    /// What `AuthService` may cost at most, over `Retry(AddAuthorization)`.
+    most: Option<f64>,
+}
+
+const CASES: [Case; 3] = [
+    Case { name: "bare", headers: 0, dated: false, most: Some(1.4) },
+    Case { name: "6 headers", headers: 6, dated: false, most: Some(1.25) },
+    Case { name: "6 headers, dated answer", headers: 6, dated: true, most: None },
+];
+
+/// The client: ready, and so is its answer.
+fn client(
+    dated: bool,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = Ready<Answer>> + Clone {
+    service_fn(move |request: Request<Body>| {
+        black_box(&request);
+        let mut response = Response::new(Full::default());
+        if dated {
+            let date = HeaderValue::from_static("Tue, 15 Nov 1994 08:12:31 GMT");
+            response.headers_mut().insert(header::DATE, date);
+        }
+        ready(Ok(response))
+    })
+}
+
+/// Clones the request, and never sends it again.
+#[derive(Clone)]
+struct Keep;
+
+impl Policy<Request<Body>, Response<Body>, Infallible> for Keep {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<Body>, result: &mut Answer) -> Option<Ready<()>> {
+        let refused = result.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED);
+        refused.then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<Body>) -> Option<Request<Body>> {
+        Some(request.clone())
+    }
+}
+
+/// As a client sends it.
+fn request(headers: usize) -> Request<Body> {
+    let typical = [
+        (header::ACCEPT, "application/json"),
+        (header::ACCEPT_ENCODING, "gzip, br"),
+        (header::USER_AGENT, "jobs/1.4 (bench)"),
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CONTENT_LENGTH, "2"),
+        (header::HeaderName::from_static("x-request-id"), "0192f1c2-8e0b-7c3a-9a55-1f0f6b2a7d10"),
+    ];
+    let mut request = Request::put("https://api.example.com/v1/jobs/4711?expand=notes");
+    for (name, value) in typical.into_iter().take(headers) {
+        request = request.header(name, value);
+    }
+    request.body(Full::new(Bytes::from_static(b"{}"))).expect("is a request")
+}
+
+/// One request through the stack. Everything is ready.
+fn send<S: Service<Request<Body>, Response = Response<Body>>>(
+    service: &mut S,
+    request: Request<Body>,
+) -> Response<Body> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else { unreachable!("the client is ready") };
+    let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else { unreachable!("so is its answer") };
+    response
+}
+
+/// One way of sending requests, with what it measured.
+struct Variant {
+    name: &'static str,
+    send_all: Box<dyn FnMut(Vec<Request<Body>>)>,
+    /// Nanoseconds per request, one figure a round.
+    rounds: Vec<f64>,
+}
+
+impl Variant {
+    fn new<S>(name: &'static str, mut service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + 'static,
+    {
+        let send_all = move |requests| {
+            for request in requests {
+                black_box(send(&mut service, request));
+            }
+        };
+        Self { name, send_all: Box::new(send_all), rounds: Vec::new() }
+    }
+
+    /// So many requests, made before the clock starts.
+    fn time(&mut self, template: &Request<Body>, count: usize) -> Duration {
+        let requests = vec![template.clone(); count];
+        let start = Instant::now();
+        (self.send_all)(requests);
+        start.elapsed()
+    }
+
+    /// Allocations per request, by count and bytes.
+    fn allocations(&mut self, template: &Request<Body>) -> (f64, f64) {
+        let requests = vec![template.clone(); BATCH];
+        let counted = allocation_counter::measure(|| (self.send_all)(requests));
+        (counted.count_total as f64 / BATCH as f64, counted.bytes_total as f64 / BATCH as f64)
+    }
+}
+
+const ADD: &str = "AddAuthorization";
+const NEVER: &str = "AuthService, NeverReplay";
+const RETRY: &str = "Retry(AddAuthorization)";
+const AUTH: &str = "AuthService";
+
+fn variants(session: &Session, dated: bool) -> [Variant; 4] {
+    let origins = Origins::new(["https://api.example.com"]).expect("is an origin");
+    let layer = AuthLayer::new(session.clone(), origins);
+    let add = || AddAuthorization::bearer(client(dated), TOKEN).as_sensitive(true);
+    [
+        Variant::new(ADD, add()),
+        Variant::new(NEVER, layer.clone().replay(NeverReplay).layer(client(dated))),
+        Variant::new(RETRY, Retry::new(Keep, add())),
+        Variant::new(AUTH, layer.layer(client(dated))),
+    ]
+}
+
+/// A token that stays fresh; its answer had a `Date`, as real ones have.
+async fn session() -> Session {
+    let session = Session::builder(refresh_fn(|_| async { unreachable!("the token is fresh") }))
+        .open("alice")
+        .await
+        .expect("the store is empty");
+    let tokens = Tokens::new(TOKEN).with_expires_in(Duration::from_secs(86_400)).with_date(SystemTime::now());
+    session.sign_in(tokens).await.expect("the store is in memory");
+    session
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// One round: the variants take turns, so that whatever else the machine does meets all of them.
+fn take_turns(variants: &mut [Variant], template: &Request<Body>, batches: usize) {
+    let mut measured = vec![Vec::with_capacity(batches); variants.len()];
+    for batch in 0..batches {
+        for turn in 0..variants.len() {
+            let which = (batch + turn) % variants.len();
+            let took = variants[which].time(template, BATCH);
+            measured[which].push(took.as_nanos() as f64 / BATCH as f64);
+        }
+    }
+    for (variant, measured) in variants.iter_mut().zip(measured) {
+        variant.rounds.push(median(measured));
+    }
+}
+
+/// So many frames further down. What lies where on the stack changes these figures by a tenth and more, this way or that:
+/// each round has another place.
+fn deeper(frames: usize, work: &mut dyn FnMut()) {
+    let frame = black_box([0_u8; 48]);
+    match frames {
+        0 => work(),
+        _ => deeper(frames - 1, work),
+    }
+    black_box(&frame);
+}
+
+fn ratio(variants: &[Variant], of: &str, to: &str) -> f64 {
+    let rounds = |name| &variants.iter().find(|variant| variant.name == name).expect("is a variant").rounds;
+    median(rounds(of).iter().zip(rounds(to)).map(|(of, to)| of / to).collect())
+}
+
+fn main() {
+    // One turn each is enough to see that it works: `cargo test --benches`, or `-- --test`.
+    let arg = |name: &str| std::env::args().any(|arg| arg == name);
+    let (rounds, batches) = match () {
+        () if arg("--list") => return,
+        () if arg("--test") || !arg("--bench") => (1, 1),
+        () if arg("--quick") => (40, 100),
+        () => (100, 500),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let session = runtime.block_on(session());
+
+    let mut criterion = Criterion::default().configure_from_args();
+    for case in CASES {
+        let mut group = criterion.benchmark_group(case.name);
+        let template = request(case.headers);
+        for mut variant in variants(&session, case.dated) {
+            group.bench_function(variant.name, |bencher| {
+                bencher.iter_custom(|mut left| {
+                    let mut took = Duration::ZERO;
+                    while left > 0 {
+                        let batch = left.min(BATCH as u64);
+                        took += variant.time(&template, batch as usize);
+                        left -= batch;
+                    }
+                    took
+                });
+            });
+        }
+    }
+    criterion.final_summary();
+
+    let mut lines = Vec::new();
+    for case in CASES {
+        let template = request(case.headers);
+        let mut variants = variants(&session, case.dated);
+        take_turns(&mut variants, &template, batches); // warm
+        variants.iter_mut().for_each(|variant| variant.rounds.clear());
+        for round in 0..rounds {
+            deeper(round, &mut || take_turns(&mut variants, &template, batches));
+        }
+        println!("\n{}, {rounds} rounds, ns per request in each:", case.name);
+        for variant in &mut variants {
+            let (count, bytes) = variant.allocations(&template);
+            let rounds: Vec<_> = variant.rounds.iter().map(|ns| format!("{ns:.0}")).collect();
+            println!("  {:<25} {}  ({count} allocations, {bytes} bytes)", variant.name, rounds.join(" "));
+        }
+        let most = case.most.map(|most| format!(" (must be <= {most})")).unwrap_or_default();
+        lines.push(format!("ratio {}: {AUTH} / {RETRY} = {:.2}{most}", case.name, ratio(&variants, AUTH, RETRY)));
+        lines.push(format!("ratio {}: {NEVER} / {ADD} = {:.2}", case.name, ratio(&variants, NEVER, ADD)));
+    }
+    println!("\n{}", lines.join("\n"));
+}

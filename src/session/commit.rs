@@ -87,7 +87,7 @@ impl Inner {
                 Committed::SignedOut { found, mark }
             }
             _ if self.snapshot().epoch > record.epoch => {
-                Committed::SignedOut { found: None, mark: self.snapshot().epoch }
+                Committed::SignedOut { found: None, mark: record.epoch } // the store is not told of it yet
             }
             // A sign-in whose mark could not be raised before it was saved.
             Ok(mark) if mark < record.epoch => match self.vault.raise(record.epoch).await {

@@ -16,7 +16,19 @@ pub(crate) fn watch_expiry(inner: &Arc<Inner>) {
     }
 }
 
+/// However the task ends, with its runtime too, another one may begin.
+struct Watching(Weak<Inner>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.edit(|edit| edit.desk.expiry_watched = false);
+        }
+    }
+}
+
 async fn turn_at_expiry(inner: Weak<Inner>) {
+    let _watching = Watching(inner.clone());
     loop {
         let left = {
             let Some(inner) = inner.upgrade() else { return };
@@ -27,7 +39,6 @@ async fn turn_at_expiry(inner: Weak<Inner>) {
                 let waits = matches!(snapshot.state, AuthState::Active { .. })
                     && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some() || inner.config.reach.has_model());
                 let end = snapshot.fresh(now).and_then(|access| access.expires_at).filter(|_| waits);
-                edit.desk.expiry_watched = end.is_some();
                 end.map(|end| end.since(now))
             })
         };

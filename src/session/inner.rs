@@ -198,7 +198,7 @@ impl Edit<'_> {
         if !newer && next.quiet_until.is_none() {
             next.quiet_until = old.quiet_until;
         }
-        if newer && next.fresh(self.inner.now()).is_some() {
+        if next.epoch > old.epoch || (newer && next.fresh(self.inner.now()).is_some()) {
             self.desk.cool_down = None;
             self.desk.failures = 0;
         }

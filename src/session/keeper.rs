@@ -3,7 +3,7 @@
 use super::{
     commit::{Committed, From},
     cooldown,
-    desk::{KeeperHandle, SaveNow, Settled},
+    desk::{Desk, KeeperHandle, SaveNow, Settled},
     inner::Inner,
     record::Record,
     tasks,
@@ -23,19 +23,13 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Inner {
-    /// Keeps `record`, which is published but not durable, and its lease if it is still held.
-    pub(crate) fn keep(self: &Arc<Self>, record: Record, lease: Option<SharedLease>) {
+    /// Keeps `record`, which is published but not durable, and its lease if it is still held. `post` was taken in the
+    /// same edit that published it: nobody can find the session without its keeper.
+    pub(crate) fn keep(self: &Arc<Self>, post: Post, record: Record, lease: Option<SharedLease>) {
         let Ok(runtime) = tasks::runtime() else { return };
-        let (ask, asked) = mpsc::channel(1);
-        let number = self.edit(|edit| {
-            edit.desk.flights += 1;
-            let number = edit.desk.flights;
-            edit.desk.keepers.push(KeeperHandle { number, ask });
-            edit.event(AuthEvent::Unsaved { account: self.id.clone() });
-            number
-        });
+        self.event(AuthEvent::Unsaved { account: self.id.clone() });
         // Dropping every session does not lose what is not saved: the keeper holds on to it.
-        tasks::spawn(&runtime, keep(self.clone(), number, record, lease, asked));
+        tasks::spawn(&runtime, keep(self.clone(), post, record, lease));
     }
 
     /// Has everything saved that is not yet: an unsaved set is saved before anything is used. `Ok`: nothing is unsaved
@@ -55,13 +49,24 @@ impl Inner {
     }
 }
 
-async fn keep(
-    inner: Arc<Inner>,
+/// A keeper's place on the desk, and its ear.
+pub(crate) struct Post {
     number: u64,
-    mut record: Record,
-    mut lease: Option<SharedLease>,
-    mut asked: mpsc::Receiver<SaveNow>,
-) {
+    asked: mpsc::Receiver<SaveNow>,
+}
+
+impl Post {
+    pub(crate) fn take(desk: &mut Desk) -> Self {
+        let (ask, asked) = mpsc::channel(1);
+        desk.flights += 1;
+        let number = desk.flights;
+        desk.keepers.push(KeeperHandle { number, ask });
+        Self { number, asked }
+    }
+}
+
+async fn keep(inner: Arc<Inner>, post: Post, mut record: Record, mut lease: Option<SharedLease>) {
+    let Post { number, mut asked } = post;
     for tries in 1u32.. {
         let pause = cooldown::backoff(tries).min(PAUSE);
         let mut asker = tokio::time::timeout(pause, asked.recv()).await.ok().flatten();

@@ -24,6 +24,7 @@ mod sign_out;
 mod snapshot;
 mod tasks;
 mod vault;
+mod verdict;
 mod watch;
 
 pub use builder::SessionBuilder;

@@ -6,10 +6,10 @@ use super::{
     desk::{Departure, Outcome},
     expiry,
     inner::Inner,
-    plan::{View, is_doubtful},
+    keeper::Post,
     record::{Doubt, Failure, Journal, Record, Refusals, Standing, StoredKind},
     snapshot::Access,
-    vault::{Found, LEASE_WAIT, in_the_way},
+    vault::LEASE_WAIT,
 };
 use crate::{
     clock::Stamp,
@@ -18,7 +18,7 @@ use crate::{
     failure::{FailureKind, RefreshError},
     refresher::Refresher as _,
     state::{AuthState, Input, LockCause, ReauthCause, SignedOutCause},
-    store::{SharedLease, StoreErrorKind, Version},
+    store::{SharedLease, Version},
     token::Tokens,
 };
 use std::{
@@ -27,8 +27,6 @@ use std::{
     time::Duration,
 };
 
-/// Two processes cannot get into each other's way more often than this.
-const ROUNDS: usize = 16;
 /// Bare refusals count as one unless they are this far apart, and this many of them as a verdict.
 const REFUSALS_APART: Duration = Duration::from_secs(30);
 const REFUSALS: u32 = 3;
@@ -128,7 +126,7 @@ impl Course<'_> {
             Committed::Unsaved => true,
             Committed::Adopted(theirs) => {
                 inner.adopt(&theirs, self.epoch);
-                return Ok(());
+                return self.landed();
             }
             Committed::SignedOut { found, mark } => {
                 let minted = record.refresh_token.take();
@@ -138,9 +136,15 @@ impl Course<'_> {
         };
         let born_spent = problem.is_none() && access.as_ref().is_some_and(|access| access.expired(inner.now()));
         let took = inner.monotonic().saturating_sub(self.started);
+        let mut post = None;
         let published = inner.edit(|edit| {
-            let snapshot = inner.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
-            let published = edit.snapshot().epoch <= self.epoch && edit.publish(snapshot, Input::Renewed { unsaved });
+            let old = edit.snapshot();
+            let mut snapshot = inner.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), access);
+            snapshot.refused = problem.is_some() && old.refused; // a 401 came while it was saved
+            let published = old.epoch <= self.epoch && edit.publish(snapshot, Input::Renewed { unsaved });
+            if published && unsaved {
+                post = Some(Post::take(edit.desk)); // before anybody can ask for it
+            }
             if published && problem.is_none() {
                 if !born_spent {
                     edit.land();
@@ -150,14 +154,14 @@ impl Course<'_> {
             published
         });
         if !published {
-            let (found, mark) = (None, inner.snapshot().epoch);
+            let (found, mark) = (None, inner.vault.mark().await.unwrap_or(self.epoch));
             let minted = record.refresh_token.take();
             inner.signed_out(lease, found, mark, self.epoch, minted).await;
             return Err(inner.ended());
         }
         expiry::watch_expiry(inner);
-        if unsaved {
-            inner.keep(record, lease.take());
+        if let Some(post) = post {
+            inner.keep(post, record, lease.take());
         }
         if let Some((problem, pause)) = problem {
             let until = inner.monotonic().saturating_add(pause);
@@ -195,8 +199,10 @@ impl Course<'_> {
                 inner.signed_out(lease, found, mark, self.epoch, None).await;
                 return Err(inner.ended());
             }
-            let (epoch, _told) = inner.depart(Departure::Lock(LockCause::AccountDisabled)).await;
+            let lock = Departure::Lock(LockCause::AccountDisabled);
+            let (epoch, told) = inner.depart(lock).await;
             inner.lay_tombstone(lease, epoch).await;
+            inner.see_through(epoch, lock, told.is_ok());
             self.tell_failure(FailureKind::AccountDisabled, None);
             return Err(inner.snapshot().why_no_token());
         }
@@ -233,113 +239,6 @@ impl Course<'_> {
                 let typed = AuthError::from(RefreshError::new(error.kind()));
                 self.transient(lease, attempt, error, typed, proven).await
             }
-        }
-    }
-
-    /// The refresh token is dead. A successor in the store outranks that.
-    pub(crate) async fn rejected(
-        &self,
-        lease: &mut Option<SharedLease>,
-        attempt: Attempt,
-        mut cause: ReauthCause,
-    ) -> Outcome {
-        let inner = self.inner;
-        let now = inner.now();
-        let mut expected = attempt.version;
-        let mut reread = true;
-        for _ in 0..ROUNDS {
-            if lease.is_none() {
-                *lease = Some(inner.vault.lease(inner.config.term(), LEASE_WAIT).await.map_err(in_the_way)?);
-                reread = true;
-            }
-            let mut base = attempt.record.clone();
-            if reread && let (Ok(found), Ok(mark)) = (inner.vault.load().await, inner.vault.mark().await) {
-                let view = View { found: found.as_ref(), mark, epoch: self.epoch, base: attempt.record.generation };
-                if view.newest() > self.epoch {
-                    inner.signed_out(lease, found, mark, self.epoch, None).await;
-                    return Err(inner.ended());
-                }
-                if let Some(theirs) = view.live() {
-                    if theirs.generation > attempt.record.generation || theirs.standing != Standing::SignedIn {
-                        return self.succeeded_by(lease, found).await;
-                    }
-                    if is_doubtful(theirs, &inner.owner) && cause == ReauthCause::Revoked {
-                        cause = ReauthCause::RotationLost;
-                    }
-                    base = theirs.clone();
-                }
-                expected = found.map(|found| found.version);
-            }
-            let mut verdict = base;
-            verdict.standing = Standing::ReauthRequired(cause);
-            verdict.refresh_token = None;
-            verdict.refresh_expires_at = None;
-            verdict.journal = None;
-            verdict.doubt = verdict.doubt.max(attempt.doubt);
-            verdict.failure = None;
-            // The access token stays in use until it expires, unless it is what the server refused.
-            let kept = inner.snapshot().fresh(now).filter(|access| access.expires_at.is_some()).cloned();
-            match &kept {
-                Some(access) if inner.config.persist_access_token => access.store_in(&mut verdict),
-                _ => verdict.drop_access(),
-            }
-            let Some(held) = lease.as_mut() else { break };
-            match inner.vault.save(held, expected.as_ref(), &verdict).await {
-                Err(error) if error.kind() == StoreErrorKind::LeaseLost => *lease = None,
-                Err(error) if error.kind() == StoreErrorKind::Conflict => reread = true,
-                // Saved or not, it is the truth: a restart would find the open journal and ask once more.
-                Ok(_) | Err(_) => {
-                    if let Ok(mark) = inner.vault.mark().await
-                        && mark > self.epoch
-                    {
-                        let found = inner.vault.load().await.unwrap_or_default();
-                        inner.signed_out(lease, found, mark, self.epoch, None).await;
-                        return Err(inner.ended());
-                    }
-                    self.publish_verdict(&verdict, cause, kept);
-                    return Err(AuthError::new(ErrorKind::ReauthRequired, "the refresh token was refused")
-                        .caused_by(RefreshError::new(FailureKind::InvalidGrant)));
-                }
-            }
-        }
-        Err(AuthError::new(ErrorKind::Unavailable, "other processes were in the way of the refresh"))
-    }
-
-    fn publish_verdict(&self, verdict: &Record, cause: ReauthCause, kept: Option<Access>) {
-        let inner = self.inner;
-        let usable = kept.is_some();
-        inner.edit(|edit| {
-            if edit.snapshot().epoch > self.epoch {
-                return; // another sign-in's
-            }
-            let snapshot = inner.snapshot_of(verdict, AuthState::SignedOut(SignedOutCause::Never), kept);
-            edit.publish(snapshot, Input::Rejected { cause, usable });
-            edit.event(AuthEvent::RefreshFailed {
-                account: inner.id.clone(),
-                kind: FailureKind::InvalidGrant,
-                retry_after: None,
-            });
-        });
-        if usable {
-            expiry::watch_expiry(inner);
-        }
-    }
-
-    /// Somebody rotated what was refused to us, or said how the session stands: theirs counts. Their set may be dead
-    /// too, so its own refusal would not prove a revocation.
-    async fn succeeded_by(&self, lease: &mut Option<SharedLease>, found: Option<Found>) -> Outcome {
-        let Some(mut found) = found else { return Ok(()) };
-        if found.record.standing == Standing::SignedIn
-            && found.record.doubt == Doubt::None
-            && let Some(held) = lease.as_mut()
-        {
-            found.record.doubt = Doubt::Inherited;
-            let _ = self.inner.vault.save(held, Some(&found.version), &found.record).await;
-        }
-        self.inner.adopt(&found.record, self.epoch);
-        match self.inner.snapshot().fresh(self.inner.now()).is_some() {
-            true => Ok(()),
-            false => Err(self.inner.snapshot().why_no_token()),
         }
     }
 

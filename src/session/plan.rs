@@ -4,6 +4,7 @@
 use super::{
     cooldown::LONGEST_RETRY_AFTER,
     record::{Doubt, Failure, Record, Standing},
+    snapshot::is_usable,
     vault::Found,
 };
 use crate::{clock::Stamp, store::Version, token::AccessToken};
@@ -111,8 +112,7 @@ fn is_newer_and_fresh(record: &Record, base: u64, at: &Circumstances<'_>) -> boo
     let Some(theirs) = &record.access_token else { return false };
     let same = at.held == Some(theirs);
     let newer = record.generation > base || (record.generation == base && !same);
-    let expired = record.access_expires_at.is_some_and(|end| at.now >= end);
-    newer && !expired && !(same && at.refused)
+    newer && is_usable(record, at.now) && !(same && at.refused)
 }
 
 /// What to do with tokens in hand after `Conflict` or `LeaseLost`.

@@ -4,6 +4,7 @@ use super::{
     desk::{Departure, Outcome, SignOut},
     expiry,
     inner::Inner,
+    keeper::Post,
     plan::{View, next_sign_in},
     record::{Record, Standing},
     snapshot::Access,
@@ -47,12 +48,13 @@ impl Inner {
                 return Err(edit.desk.departed.unwrap_or(Departure::SignOut(SignOut::Soft)));
             }
             let snapshot = self.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
-            if edit.publish(snapshot, Input::SignedIn { unsaved }) {
-                edit.desk.cool_down = None;
-                edit.desk.farewell = None;
-                edit.desk.breakers.clear();
+            if !edit.publish(snapshot, Input::SignedIn { unsaved }) {
+                return Ok(None);
             }
-            Ok(())
+            edit.desk.cool_down = None;
+            edit.desk.farewell = None;
+            edit.desk.breakers.clear();
+            Ok(Some(unsaved.then(|| Post::take(edit.desk))))
         });
         if let Err(departure) = published {
             // What was saved has begun a new epoch in the store: it ends as the user, or the application, wanted.
@@ -60,9 +62,12 @@ impl Inner {
             let _ = self.clone().leave(departure).await;
             return Err(self.ended());
         }
+        let Ok(Some(post)) = published else {
+            return Err(self.ended()); // somebody else's newer epoch was seen meanwhile
+        };
         expiry::watch_expiry(&self);
-        if unsaved {
-            self.keep(record, lease);
+        if let Some(post) = post {
+            self.keep(post, record, lease);
         }
         Ok(())
     }

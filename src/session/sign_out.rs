@@ -125,6 +125,24 @@ impl Inner {
         Ok(())
     }
 
+    /// What is left of a flight's departure once its lease is gone: the others still have to be told, or the tombstone is
+    /// not laid.
+    pub(crate) fn see_through(self: &Arc<Self>, epoch: u64, departure: Departure, told: bool) {
+        let laid = self.edit(|edit| edit.desk.farewell.is_none_or(|farewell| farewell.epoch != epoch));
+        let Ok(runtime) = tasks::runtime() else { return };
+        let inner = self.clone();
+        if !told {
+            tasks::spawn(&runtime, async move { inner.insist(epoch, departure).await });
+        } else if !laid {
+            let job = self.jobs.start();
+            tasks::spawn(&runtime, async move {
+                let _job = job;
+                let (tx, _) = oneshot::channel();
+                inner.say_farewell(epoch, departure, tx).await;
+            });
+        }
+    }
+
     /// Raises the mark of a departure that the store could not be told of, unless somebody signs in before.
     async fn insist(self: &Arc<Self>, epoch: u64, departure: Departure) {
         for tries in 1u32.. {
@@ -234,11 +252,12 @@ impl Inner {
         if newest.is_multiple_of(2) {
             return; // somebody signed in: a revocation might end that session too
         }
-        let of_here = self.edit(|edit| {
-            edit.desk.farewell.is_some_and(|f| f.epoch == newest && matches!(f.departure, Departure::SignOut(_)))
+        let is_lock = self.edit(|edit| {
+            edit.desk.farewell.is_some_and(|f| f.epoch == newest && matches!(f.departure, Departure::Lock(_)))
         });
+        // Whoever lays the tombstone has the token that stood there: nobody finds it afterwards.
         let stored = self.lay_tombstone(lease, newest).await;
-        if let Some(token) = minted.or(stored.filter(|_| of_here)) {
+        if let Some(token) = minted.or(stored.filter(|_| !is_lock)) {
             let (inner, lease, job) = (self.clone(), lease.take(), self.jobs.start());
             if let Ok(runtime) = tasks::runtime() {
                 tasks::spawn(&runtime, async move {

@@ -160,6 +160,30 @@ impl Snapshot {
     }
 }
 
+/// Whether this is a token that can stand in a header.
+fn check(text: &str) -> Result<(), AuthError> {
+    let invalid = |why| Err(AuthError::new(ErrorKind::InvalidToken, why));
+    if text.is_empty() || text.len() > MAX_ACCESS_TOKEN {
+        return invalid("the access token is empty, or longer than 64 KiB");
+    }
+    if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || text.trim() != text {
+        return invalid("the access token cannot stand in a header: it is not visible ASCII");
+    }
+    Ok(())
+}
+
+/// Past its expiry, or sent at a time that has not come yet: then the clock was wrong, and so is the expiry.
+fn has_expired(expires_at: Option<Stamp>, sent_at: Stamp, now: Stamp) -> bool {
+    expires_at.is_some_and(|end| now >= end) || sent_at.since(now) > FROM_THE_FUTURE
+}
+
+/// Whether a record has an access token that can be used now.
+pub(crate) fn is_usable(record: &Record, now: Stamp) -> bool {
+    let sent_at = record.access_sent_at.or(record.last_online_auth_at);
+    record.access_token.as_ref().is_some_and(|token| check(token.expose()).is_ok())
+        && sent_at.is_some_and(|sent_at| !has_expired(record.access_expires_at, sent_at, now))
+}
+
 impl Access {
     /// `InvalidToken` unless it can stand in a header (RFC 6749 appendix A.12: visible ASCII).
     pub(crate) fn new(
@@ -180,20 +204,14 @@ impl Access {
         expires_at: Option<Stamp>,
         windows: &Windows,
     ) -> Result<Self, AuthError> {
-        let invalid = |why| AuthError::new(ErrorKind::InvalidToken, why);
         let text = token.expose();
-        if text.is_empty() || text.len() > MAX_ACCESS_TOKEN {
-            return Err(invalid("the access token is empty, or longer than 64 KiB"));
-        }
-        if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || text.trim() != text {
-            return Err(invalid("the access token cannot stand in a header: it is not visible ASCII"));
-        }
+        check(text)?;
         // The header owns its bytes, and wipes them with the last clone.
         let mut bytes = Zeroizing::new(String::with_capacity("Bearer ".len() + text.len()));
         bytes.push_str("Bearer ");
         bytes.push_str(text);
         let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))
-            .map_err(|_| invalid("the access token cannot stand in a header"))?;
+            .map_err(|_| AuthError::new(ErrorKind::InvalidToken, "the access token cannot stand in a header"))?;
         header.set_sensitive(true);
         let (soft_at, hard_at) = match expires_at {
             Some(end) => windows.before(end, end.since(sent_at)),
@@ -209,9 +227,8 @@ impl Access {
         record.access_expires_at = self.expires_at;
     }
 
-    /// Past its expiry, or sent at a time that has not come yet: then the clock was wrong, and so is the expiry.
     pub(crate) fn expired(&self, now: Stamp) -> bool {
-        self.expires_at.is_some_and(|end| now >= end) || self.sent_at.since(now) > FROM_THE_FUTURE
+        has_expired(self.expires_at, self.sent_at, now)
     }
 
     /// The server gave the same token once more: asking again before its end would only do the same.

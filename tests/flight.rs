@@ -59,7 +59,7 @@ async fn case_01_n_401s_make_one_exchange_and_at_most_2n_requests() {
 // ===== case 2 =====
 
 #[tokio::test(start_paused = true)]
-async fn case_02_a_late_401_makes_no_exchange_and_its_replay_is_its_one_retry() {
+async fn case_02_p03_a_late_401_makes_no_exchange_and_its_replay_is_its_one_retry() {
     for second_is_refused in [false, true] {
         let rig = Rig::new().await;
         rig.issuer.expire_all();
@@ -80,7 +80,7 @@ async fn case_02_a_late_401_makes_no_exchange_and_its_replay_is_its_one_retry() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_02_fifty_staggered_late_401s_make_one_exchange() {
+async fn case_02_p03_fifty_staggered_late_401s_make_one_exchange() {
     let rig = Rig::new().await;
     rig.issuer.expire_all();
     let api = behind(&rig.session, delayed(api(&rig.issuer, &rig.seen)));

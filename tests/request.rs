@@ -257,7 +257,7 @@ async fn case_24_an_empty_body_is_replayed_by_all_but_never() {
 // ===== case 25, P10 =====
 
 #[tokio::test(start_paused = true)]
-async fn case_25_no_token_leaves_home() {
+async fn case_25_p10_no_token_leaves_home() {
     let rig = Rig::new().await;
     for foreign in [
         "https://evil.test/",
@@ -288,7 +288,7 @@ async fn case_25_no_token_leaves_home() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_25_other_addresses_of_loopback_are_foreign() {
+async fn case_25_p10_other_addresses_of_loopback_are_foreign() {
     let rig = Rig::new().await;
     let origins = Origins::new(["http://127.0.0.1:3000", "http://[::1]:3000"]).unwrap();
     let layer = tower_reauth::AuthLayer::new(rig.session.clone(), origins);
@@ -310,7 +310,7 @@ async fn case_25_other_addresses_of_loopback_are_foreign() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_25_plain_http_to_an_allowed_host_is_refused() {
+async fn case_25_p10_plain_http_to_an_allowed_host_is_refused() {
     let rig = Rig::new().await;
     for uri in ["http://api.example.com/", "http://api.example.com:80/", "http://api.example.com:443/"] {
         let request = Request::get(uri).body(Full::default()).unwrap();
@@ -320,7 +320,7 @@ async fn case_25_plain_http_to_an_allowed_host_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_25_the_callers_own_authorization_and_skip_auth_pass_untouched() {
+async fn case_25_p10_the_callers_own_authorization_and_skip_auth_pass_untouched() {
     let rig = Rig::new().await;
     rig.session.sign_out(tower_reauth::SignOut::Soft).await.unwrap();
     let mut own = get("/own");
@@ -335,7 +335,7 @@ async fn case_25_the_callers_own_authorization_and_skip_auth_pass_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_25_a_relative_uri_needs_a_default_origin_that_is_allowed() {
+async fn case_25_p10_a_relative_uri_needs_a_default_origin_that_is_allowed() {
     let rig = Rig::new().await;
     let relative = || Request::get("/pkg.Jobs/List").body(Full::default()).unwrap();
     assert_eq!(send(&rig.api, relative()).await.unwrap_err().kind(), ErrorKind::Misconfigured);

@@ -60,7 +60,7 @@ pub(super) fn read(
 }
 
 /// An answer whose body did not arrive: transient, but its head counts.
-pub(super) fn cut(status: StatusCode, headers: &HeaderMap, cause: impl Into<crate::BoxError>) -> RefreshError {
+pub(super) fn cut(status: StatusCode, headers: &HeaderMap, cause: impl Into<crate::error::BoxError>) -> RefreshError {
     with_head(RefreshError::transient(cause).status(status), headers)
 }
 

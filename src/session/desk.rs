@@ -26,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) departures: u64,
     /// The kind of the last one.
     pub(crate) departed: Option<Departure>,
+    /// Counts sign-ins of this process that chose their epoch: a departure that was called before one does not end it.
+    pub(crate) arrivals: u64,
     /// A sign-out or lock whose tombstone is not written yet.
     pub(crate) farewell: Option<Farewell>,
     /// When a dead session may look into the store again (monotonic), and how often it did in vain.

@@ -12,11 +12,11 @@ pub(crate) fn watch_expiry(inner: &Arc<Inner>) {
     let Ok(runtime) = tasks::runtime() else { return };
     let start = inner.edit(|edit| !std::mem::replace(&mut edit.desk.expiry_watched, true));
     if start {
-        tasks::spawn(&runtime, turn_at_expiry(Arc::downgrade(inner)));
+        tasks::spawn(&runtime, turn_at_expiry(Watching(Arc::downgrade(inner))));
     }
 }
 
-/// However the task ends, with its runtime too, another one may begin.
+/// However else the task ends, with its runtime say, another one may begin.
 struct Watching(Weak<Inner>);
 
 impl Drop for Watching {
@@ -27,8 +27,8 @@ impl Drop for Watching {
     }
 }
 
-async fn turn_at_expiry(inner: Weak<Inner>) {
-    let _watching = Watching(inner.clone());
+async fn turn_at_expiry(mut watching: Watching) {
+    let inner = watching.0.clone();
     loop {
         let left = {
             let Some(inner) = inner.upgrade() else { return };
@@ -39,11 +39,15 @@ async fn turn_at_expiry(inner: Weak<Inner>) {
                 let waits = matches!(snapshot.state, AuthState::Active { .. })
                     && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some() || inner.config.reach.has_model());
                 let end = snapshot.fresh(now).and_then(|access| access.expires_at).filter(|_| waits);
+                edit.desk.expiry_watched = end.is_some();
                 end.map(|end| end.since(now))
             })
         };
         // Timers and the session's clock need not agree: asked again after each sleep, and not too often.
-        let Some(left) = left else { return };
+        let Some(left) = left else {
+            watching.0 = Weak::new(); // the flag has fallen already, and may be a successor's by now
+            return;
+        };
         tokio::time::sleep(left.clamp(Duration::from_secs(1), Duration::from_secs(60))).await;
     }
 }

@@ -4,7 +4,7 @@ use super::{
     commit::{Committed, From},
     cooldown,
     desk::{Desk, KeeperHandle, SaveNow, Settled},
-    inner::Inner,
+    inner::{Edit, Inner},
     record::Record,
     tasks,
 };
@@ -37,12 +37,29 @@ impl Inner {
     pub(crate) async fn settle_unsaved(&self) -> Settled {
         let mut lease = None;
         // The oldest first: it has the lease, and hands it on.
-        for KeeperHandle { ask, .. } in self.edit(|edit| edit.desk.keepers.clone()) {
+        for KeeperHandle { number, ask } in self.edit(|edit| edit.desk.keepers.clone()) {
             let (reply, answer) = oneshot::channel();
-            if let Err(mpsc::error::SendError(unheard)) = ask.send(SaveNow { lease: lease.take(), reply }).await {
-                lease = unheard.lease; // it has just ended
-            } else if let Ok(settled) = answer.await {
-                lease = settled?;
+            let heard = match ask.send(SaveNow { lease: lease.take(), reply }).await {
+                Ok(()) => answer.await.ok(),
+                Err(mpsc::error::SendError(unheard)) => {
+                    lease = unheard.lease;
+                    None
+                }
+            };
+            match heard {
+                Some(settled) => lease = settled?,
+                // It has just ended, or its runtime did: then what it kept is lost, which is said once.
+                None => {
+                    let lost = |edit: &mut Edit<'_>| {
+                        let before = edit.desk.keepers.len();
+                        edit.desk.keepers.retain(|keeper| keeper.number != number);
+                        edit.desk.keepers.len() < before
+                    };
+                    if self.edit(lost) {
+                        let why = "tokens that were not saved yet are lost: their runtime has ended";
+                        return Err(AuthError::new(ErrorKind::Unavailable, why));
+                    }
+                }
             }
         }
         Ok(lease)

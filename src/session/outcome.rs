@@ -200,9 +200,9 @@ impl Course<'_> {
                 return Err(inner.ended());
             }
             let lock = Departure::Lock(LockCause::AccountDisabled);
-            let (epoch, told) = inner.depart(lock).await;
-            inner.lay_tombstone(lease, epoch).await;
-            inner.see_through(epoch, lock, told.is_ok());
+            let departed = inner.depart(lock).await;
+            inner.lay_tombstone(lease, departed.epoch).await;
+            inner.see_through(departed, lock);
             self.tell_failure(FailureKind::AccountDisabled, None);
             return Err(inner.snapshot().why_no_token());
         }

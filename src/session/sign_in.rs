@@ -32,8 +32,11 @@ impl Inner {
     pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64) -> Outcome {
         let (mut record, access) = self.new_record(sign_in)?;
         let mut lease = None;
-        let saved = tokio::time::timeout(WAIT, self.begin(&mut lease, &mut record)).await;
+        let saved = tokio::time::timeout(WAIT, self.begin(&mut lease, &mut record, departures)).await;
         let unsaved = !matches!(saved, Ok(Ok(())));
+        if unsaved && record.epoch == 0 && !self.arrive(departures) {
+            return Err(self.ended()); // a departure was faster, and nothing is saved
+        }
         if unsaved {
             // Without the lease, or without the save: the mark comes first, so that nobody older can win.
             let raised = tokio::time::timeout(RAISE, self.raise(next_sign_in)).await;
@@ -59,7 +62,7 @@ impl Inner {
         if let Err(departure) = published {
             // What was saved has begun a new epoch in the store: it ends as the user, or the application, wanted.
             drop(lease);
-            let _ = self.clone().leave(departure).await;
+            self.undo_sign_in(record.epoch, departure).await;
             return Err(self.ended());
         }
         let Ok(Some(post)) = published else {
@@ -72,12 +75,29 @@ impl Inner {
         Ok(())
     }
 
+    /// From here on departures that were called before leave this sign-in alone. `false`: one was called since it was.
+    fn arrive(&self, departures: u64) -> bool {
+        self.edit(|edit| {
+            let first = edit.desk.departures == departures;
+            edit.desk.arrivals += u64::from(first);
+            first
+        })
+    }
+
     /// The lease, then the new epoch.
-    async fn begin(&self, lease: &mut Option<SharedLease>, record: &mut Record) -> Result<(), AuthError> {
+    async fn begin(
+        &self,
+        lease: &mut Option<SharedLease>,
+        record: &mut Record,
+        departures: u64,
+    ) -> Result<(), AuthError> {
         // A set of an older epoch that could not be saved yet keeps the lease: it is settled first.
         *lease = self.settle_unsaved().await?;
         if lease.is_none() {
             *lease = Some(self.vault.lease(self.config.term(), WAIT).await?);
+        }
+        if !self.arrive(departures) {
+            return Err(self.ended());
         }
         self.save_new_epoch(lease, record).await
     }

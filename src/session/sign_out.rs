@@ -35,15 +35,24 @@ const INSIST: Duration = Duration::from_secs(15);
 /// How long a revocation may take, the wait for the lease included.
 const REVOCATION: Duration = Duration::from_secs(10);
 
+/// What became of a departure.
+pub(crate) struct Departed {
+    pub(crate) epoch: u64,
+    /// How many sign-ins there had been: one more, and nothing is left to tell.
+    arrivals: u64,
+    told: Result<(), StoreError>,
+}
+
 impl Inner {
-    /// The departure: published here at once, then told to everybody by raising the epoch. Answers the new epoch, and
-    /// whether the store could be told.
-    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> (u64, Result<(), StoreError>) {
-        self.edit(|edit| {
+    /// The departure: published here at once, then told to everybody by raising the epoch.
+    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> Departed {
+        let arrivals = self.edit(|edit| {
             edit.desk.departures += 1;
             edit.desk.departed = Some(departure);
+            edit.desk.arrivals
         });
-        let here = self.publish_departure(next_sign_out(self.snapshot().epoch), departure);
+        let here = next_sign_out(self.snapshot().epoch);
+        self.publish_departure(here, departure, arrivals);
         let id = &self.id;
         // A hook that panics keeps nobody signed in.
         let hook = |f: &dyn Fn()| drop(catch_unwind(AssertUnwindSafe(f)));
@@ -52,18 +61,20 @@ impl Inner {
             Departure::SignOut(SignOut::Soft) => {}
             Departure::Lock(cause) => self.config.on_lock.iter().for_each(|f| hook(&|| f(id, cause))),
         }
-        match self.raise_departure(here).await {
-            Ok(epoch) if epoch > here => (self.publish_departure(epoch, departure), Ok(())),
-            Ok(_) => (here, Ok(())),
-            Err(error) => (here, Err(error)),
+        let raised = self.raise_departure(here, arrivals).await;
+        let epoch = raised.as_ref().map_or(here, |epoch| *epoch);
+        if epoch > here {
+            self.publish_departure(epoch, departure, arrivals);
         }
+        Departed { epoch, arrivals, told: raised.map(drop) }
     }
 
-    /// The next odd number at or above the newest. A sign-in that was called since is above `here`, and ends nothing.
-    async fn raise_departure(&self, here: u64) -> Result<u64, StoreError> {
+    /// The next odd number at or above the newest, unless somebody signs in here meanwhile: that sign-in was called
+    /// later, and is above `here`.
+    async fn raise_departure(&self, here: u64, arrivals: u64) -> Result<u64, StoreError> {
         let stored = self.vault.load().await.ok().flatten().map_or(0, |found| found.record.epoch);
         let mut newest = self.vault.mark().await?.max(stored).max(here);
-        while self.snapshot().epoch <= here {
+        while self.edit(|edit| edit.desk.arrivals == arrivals) {
             let asked = next_sign_out(newest);
             let mark = self.vault.raise(asked).await?;
             if mark <= asked {
@@ -74,7 +85,7 @@ impl Inner {
         Ok(here)
     }
 
-    fn publish_departure(&self, epoch: u64, departure: Departure) -> u64 {
+    fn publish_departure(&self, epoch: u64, departure: Departure, arrivals: u64) {
         let (state, input) = match departure {
             Departure::SignOut(_) => {
                 (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here))
@@ -82,12 +93,20 @@ impl Inner {
             Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
         };
         self.edit(|edit| {
-            if edit.publish(Snapshot::new(epoch, 0, state), input) {
+            if edit.desk.arrivals == arrivals && edit.publish(Snapshot::new(epoch, 0, state), input) {
                 edit.desk.farewell = Some(Farewell { epoch, departure });
                 edit.desk.cool_down = None;
             }
         });
-        epoch
+    }
+
+    /// A sign-in of `epoch` that a departure has overtaken: what it may have saved ends as the departure wanted. Nobody
+    /// departs once more for that, and no later sign-in is touched.
+    pub(crate) async fn undo_sign_in(self: &Arc<Self>, epoch: u64, departure: Departure) {
+        let (epoch, arrivals) = (next_sign_out(epoch), self.edit(|edit| edit.desk.arrivals));
+        let told = self.vault.raise(epoch).await;
+        self.publish_departure(epoch, departure, arrivals);
+        self.see_through(Departed { epoch, arrivals, told: told.map(drop) }, departure);
     }
 
     /// Raises the mark to what `next` makes of the newest epoch; a mark that is above what was asked for: again.
@@ -108,12 +127,12 @@ impl Inner {
     /// Sign-out or lock: at once; then the tombstone, for which the caller waits up to a second; then the revocation,
     /// in the background. A store that could not be told is told later, as long as the process lives.
     pub(crate) async fn leave(self: Arc<Self>, departure: Departure) -> Outcome {
-        let (epoch, told) = self.depart(departure).await;
+        let Departed { epoch, arrivals, told } = self.depart(departure).await;
         let runtime = tasks::runtime()?;
         let (tx, laid) = oneshot::channel();
         let inner = self.clone();
         if let Err(error) = told {
-            tasks::spawn(&runtime, async move { inner.insist(epoch, departure).await });
+            tasks::spawn(&runtime, async move { inner.insist(epoch, departure, arrivals).await });
             return Err(error.into());
         }
         let job = self.jobs.start();
@@ -127,12 +146,13 @@ impl Inner {
 
     /// What is left of a flight's departure once its lease is gone: the others still have to be told, or the tombstone is
     /// not laid.
-    pub(crate) fn see_through(self: &Arc<Self>, epoch: u64, departure: Departure, told: bool) {
+    pub(crate) fn see_through(self: &Arc<Self>, departed: Departed, departure: Departure) {
+        let Departed { epoch, arrivals, told } = departed;
         let laid = self.edit(|edit| edit.desk.farewell.is_none_or(|farewell| farewell.epoch != epoch));
         let Ok(runtime) = tasks::runtime() else { return };
         let inner = self.clone();
-        if !told {
-            tasks::spawn(&runtime, async move { inner.insist(epoch, departure).await });
+        if told.is_err() {
+            tasks::spawn(&runtime, async move { inner.insist(epoch, departure, arrivals).await });
         } else if !laid {
             let job = self.jobs.start();
             tasks::spawn(&runtime, async move {
@@ -144,10 +164,10 @@ impl Inner {
     }
 
     /// Raises the mark of a departure that the store could not be told of, unless somebody signs in before.
-    async fn insist(self: &Arc<Self>, epoch: u64, departure: Departure) {
+    async fn insist(self: &Arc<Self>, epoch: u64, departure: Departure, arrivals: u64) {
         for tries in 1u32.. {
             tokio::time::sleep(cooldown::backoff(tries).min(INSIST)).await;
-            if self.snapshot().epoch != epoch {
+            if self.edit(|edit| edit.desk.arrivals != arrivals) {
                 return;
             }
             match self.vault.raise(epoch).await {
@@ -298,6 +318,7 @@ impl Inner {
         if !self.snapshot().is_dead() {
             return Ok(());
         }
+        self.edit(|edit| edit.desk.arrivals += 1);
         let epoch = self.raise(next_sign_in).await?;
         self.edit(|edit| {
             let state = AuthState::SignedOut(SignedOutCause::Here);

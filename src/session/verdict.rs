@@ -37,6 +37,25 @@ impl Course<'_> {
                 match inner.vault.lease(inner.config.term(), LEASE_WAIT).await {
                     Ok(fresh) => *lease = Some(fresh),
                     Err(error) => {
+                        // Somebody else has it, and may have rotated: reading needs no lease.
+                        if let (Ok(found), Ok(mark)) = (inner.vault.load().await, inner.vault.mark().await) {
+                            let base = attempt.record.generation;
+                            let view = View { found: found.as_ref(), mark, epoch: self.epoch, base };
+                            if view.newest() > self.epoch {
+                                inner.signed_out(lease, found, mark, self.epoch, None).await;
+                                return Err(inner.ended());
+                            }
+                            match view.live() {
+                                Some(theirs) if theirs.generation > base => {
+                                    inner.adopt(theirs, self.epoch);
+                                    return self.landed();
+                                }
+                                Some(theirs) if is_doubtful(theirs, &inner.owner) && cause == ReauthCause::Revoked => {
+                                    cause = ReauthCause::RotationLost;
+                                }
+                                _ => {}
+                            }
+                        }
                         // It cannot be told to the others now; here it is the truth all the same.
                         let mut verdict = attempt.record.clone();
                         verdict.standing = Standing::ReauthRequired(cause);
@@ -141,9 +160,10 @@ impl Course<'_> {
     /// What an adoption is worth to those who wait.
     pub(crate) fn landed(&self) -> Outcome {
         let snapshot = self.inner.snapshot();
-        match snapshot.rejected.is_none() && snapshot.fresh(self.inner.now()).is_some() {
-            true => Ok(()),
-            false => Err(snapshot.why_no_token()),
+        // One that is only spent is worth the next flight, which goes on with its refresh token.
+        match snapshot.is_dead() || snapshot.rejected.is_some() {
+            true => Err(snapshot.why_no_token()),
+            false => Ok(()),
         }
     }
 }

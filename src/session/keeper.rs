@@ -139,3 +139,6 @@ fn saved(inner: &Inner, epoch: u64) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,7 @@ struct Table {
 
 struct Row {
     record: Option<Stored>,
+    aside: Vec<Stored>,
     epoch: u64,
     lease: Arc<Semaphore>,
     changed: Arc<Notify>,
@@ -41,7 +42,7 @@ struct Row {
 
 impl Default for Row {
     fn default() -> Self {
-        Self { record: None, epoch: 0, lease: Arc::new(Semaphore::new(1)), changed: Arc::default() }
+        Self { record: None, aside: Vec::new(), epoch: 0, lease: Arc::new(Semaphore::new(1)), changed: Arc::default() }
     }
 }
 
@@ -124,6 +125,16 @@ impl SessionStore for MemoryStore {
 
     async fn remove(&self, lease: &mut lease::Lease, expected: Option<&Version>) -> Result<(), StoreError> {
         self.write(&lease.key, expected, None).map(drop)
+    }
+
+    /// Kept until the process ends, as everything here.
+    async fn set_aside(&self, lease: &mut lease::Lease) -> Result<(), StoreError> {
+        self.row(&lease.key, |row| {
+            let record = row.record.take();
+            row.aside.extend(record);
+            row.changed.notify_waiters();
+        });
+        Ok(())
     }
 
     async fn raise_epoch(&self, key: &AccountKey, to: u64) -> Result<u64, StoreError> {

@@ -53,6 +53,14 @@ pub trait SessionStore: Send + Sync + 'static {
         expected: Option<&Version>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Puts a record that cannot be read where nothing finds it but a person: afterwards [`load`](Self::load) answers
+    /// `None`, and nothing is lost. A store that cannot do that answers [`StoreErrorKind::Denied`], as the default does.
+    fn set_aside(&self, lease: &mut Self::Lease) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = lease;
+        let why = "this store cannot keep a bad record aside";
+        std::future::ready(Err(StoreError::new(StoreErrorKind::Denied).with_source(why)))
+    }
+
     /// Lease-free, durable, an atomic maximum; answers the mark. `to: 0` reads it.
     fn raise_epoch(&self, key: &AccountKey, to: u64) -> impl Future<Output = Result<u64, StoreError>> + Send;
 

@@ -60,6 +60,7 @@ trait DynStore: Send + Sync {
         lease: &'a mut dyn DynLease,
         expected: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn set_aside<'a>(&'a self, lease: &'a mut dyn DynLease) -> BoxFuture<'a, Result<(), StoreError>>;
     fn raise_epoch<'a>(&'a self, key: &'a AccountKey, to: u64) -> BoxFuture<'a, Result<u64, StoreError>>;
     fn accounts(&self) -> BoxFuture<'_, Result<Vec<AccountKey>, StoreError>>;
     fn changed<'a>(&'a self, key: &'a AccountKey) -> BoxFuture<'a, ()>;
@@ -99,6 +100,10 @@ impl<S: SessionStore> DynStore for Erased<S> {
         expected: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move { self.0.remove(Self::own(lease)?, expected).await })
+    }
+
+    fn set_aside<'a>(&'a self, lease: &'a mut dyn DynLease) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.0.set_aside(Self::own(lease)?).await })
     }
 
     fn raise_epoch<'a>(&'a self, key: &'a AccountKey, to: u64) -> BoxFuture<'a, Result<u64, StoreError>> {
@@ -161,6 +166,10 @@ impl SessionStore for SharedStore {
 
     async fn remove(&self, lease: &mut SharedLease, expected: Option<&Version>) -> Result<(), StoreError> {
         self.0.remove(&mut *lease.0, expected).await
+    }
+
+    async fn set_aside(&self, lease: &mut SharedLease) -> Result<(), StoreError> {
+        self.0.set_aside(&mut *lease.0).await
     }
 
     async fn raise_epoch(&self, key: &AccountKey, to: u64) -> Result<u64, StoreError> {

@@ -114,6 +114,11 @@ pub use refresher::{
 };
 pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
+#[cfg(feature = "file")]
+pub use store::FileStore;
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub use store::contract as __contract;
 pub use store::{LeaseGuard, MemoryStore, SessionStore, SharedStore, StoreError, StoreErrorKind, Stored, Version};
 pub use token::{AccessToken, Grants, RefreshToken, SignIn, Tokens};
 

@@ -54,7 +54,8 @@ fn sources() -> Vec<(String, String)> {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             let code = code.split("#[cfg(all(test").next().unwrap_or_default();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>();
-            (path.strip_prefix(&root).unwrap().display().to_string(), lines.join("\n"))
+            // What a macro names is its caller's business.
+            (path.strip_prefix(&root).unwrap().display().to_string(), lines.join("\n").replace("$crate::", "$"))
         })
         .collect()
 }

@@ -3,9 +3,18 @@
 //! A store keeps opaque bytes under an [`AccountKey`] with a version. It knows nothing of tokens or epochs: the session
 //! encodes, compares and decides. [`MemoryStore`] is for tests and for programs that sign in at every start.
 
+#[cfg(feature = "test-util")]
+#[allow(missing_docs)] // see `store_contract!`
+pub mod contract;
+#[cfg(feature = "file")]
+mod file;
 mod memory;
+#[cfg(feature = "file")]
+mod poll;
 mod shared;
 
+#[cfg(feature = "file")]
+pub use file::FileStore;
 pub use memory::MemoryStore;
 pub(crate) use shared::SharedLease;
 pub use shared::SharedStore;

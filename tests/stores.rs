@@ -1,0 +1,13 @@
+//! The contract of stores, for those that need no server. The others run it beside theirs.
+
+use tower_reauth::{FileStore, MemoryStore, SharedStore};
+
+/// An empty directory, which goes with the target directory: a test ends while its store is in use.
+fn dir() -> std::path::PathBuf {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep()
+}
+
+tower_reauth::store_contract!(memory, || async { MemoryStore::new() });
+tower_reauth::store_contract!(file, || async { FileStore::open(dir()).unwrap() });
+tower_reauth::store_contract!(shared_memory, || async { SharedStore::new(MemoryStore::new()) });
+tower_reauth::store_contract!(shared_file, || async { SharedStore::new(FileStore::open(dir()).unwrap()) });

@@ -114,7 +114,7 @@ impl AuthError {
         }
     }
 
-    fn store_error(&self) -> Option<&StoreError> {
+    pub(crate) fn store_error(&self) -> Option<&StoreError> {
         let mut source = self.source();
         while let Some(error) = source {
             if let Some(found) = error.downcast_ref() {

@@ -9,7 +9,7 @@ use super::{
     record::{Record, Standing},
     snapshot::{Snapshot, Windows},
     tasks,
-    vault::Vault,
+    vault::{Vault, is_unreadable},
 };
 use crate::{
     account::{AccountId, hex},
@@ -167,7 +167,8 @@ impl SessionBuilder {
     /// Restores what is stored; no network, no lease.
     ///
     /// # Errors
-    /// `Store` if the record cannot be read (it is left as it is), `Misconfigured` if it belongs to another issuer or
+    /// `Store` if the record cannot be read. One that is damaged is put aside where the store can do that, and the next
+    /// `open` begins signed out; one that is only out of reach, or of a newer version, is left as it is. `Misconfigured` if it belongs to another issuer or
     /// client, or if there is no tokio runtime (with its timer).
     pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
@@ -204,7 +205,13 @@ async fn restore(config: Arc<Config>, vault: Vault) -> Result<Session, AuthError
     let mut owner = [0; 16];
     getrandom::fill(&mut owner)
         .map_err(|error| AuthError::misconfigured("the system has no random numbers").caused_by(error.to_string()))?;
-    let found = vault.load().await?;
+    let found = match vault.load().await {
+        Err(error) if is_unreadable(&error) => {
+            vault.put_aside(config.term()).await;
+            return Err(error);
+        }
+        found => found?,
+    };
     let mark = vault.mark().await?;
     let live = found.map(|found| found.record).filter(|record| record.epoch >= mark);
     let snapshot = match &live {

@@ -106,7 +106,7 @@ impl Inner {
     async fn save_new_epoch(&self, lease: &mut Option<SharedLease>, record: &mut Record) -> Result<(), AuthError> {
         for _ in 0..ROUNDS {
             let Some(held) = lease.as_mut() else { break };
-            let found = self.vault.load().await?;
+            let found = self.vault.load_or_put_aside(held).await?;
             let mark = self.vault.mark().await?;
             let newest = View { found: found.as_ref(), mark, epoch: 0, base: 0 }.newest();
             record.epoch = next_sign_in(newest.max(self.snapshot().epoch));

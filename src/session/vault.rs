@@ -11,6 +11,8 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 /// The longest a store may take for one call.
 const CALL: Duration = Duration::from_secs(10);
+/// How long a start waits for the lease, to put aside what cannot be read.
+const ASIDE_WAIT: Duration = Duration::from_secs(1);
 /// How long a flight waits for the lease.
 pub(crate) const LEASE_WAIT: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,30 @@ impl Vault {
             return Err(StoreError::new(StoreErrorKind::Corrupt).with_source(why).into());
         }
         Ok(Some(Found { record, version: stored.version().clone() }))
+    }
+
+    /// A record that nobody will ever be able to read is put aside, so that the next start finds room.
+    pub(crate) async fn put_aside(&self, term: Duration) {
+        let Ok(mut lease) = self.lease(term, ASIDE_WAIT).await else { return };
+        // Whoever held the lease may have replaced it meanwhile.
+        if self.load().await.is_err_and(|error| is_unreadable(&error)) {
+            let _ = self.set_aside(&mut lease).await;
+        }
+    }
+
+    /// The newest record, for somebody who is about to replace it whatever it says: one that cannot be read is put aside.
+    pub(crate) async fn load_or_put_aside(&self, lease: &mut SharedLease) -> Result<Option<Found>, AuthError> {
+        match self.load().await {
+            Err(error) if is_unreadable(&error) || store_kind(&error) == Some(StoreErrorKind::Denied) => {
+                self.set_aside(lease).await.map_err(|_| error)?;
+                self.load().await
+            }
+            other => other,
+        }
+    }
+
+    async fn set_aside(&self, lease: &mut SharedLease) -> Result<(), StoreError> {
+        bounded(CALL, self.store.set_aside(lease)).await
     }
 
     /// The mark: the newest sign-in or sign-out that any process told of.
@@ -108,6 +134,15 @@ async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, StoreE
         Ok(Err(_panic)) => Err(StoreError::unavailable("the store panicked")),
         Err(_elapsed) => Err(StoreError::unavailable("the store did not answer in time")),
     }
+}
+
+fn store_kind(error: &AuthError) -> Option<StoreErrorKind> {
+    error.store_error().map(StoreError::kind)
+}
+
+/// Not now, and not ever.
+pub(crate) fn is_unreadable(error: &AuthError) -> bool {
+    matches!(store_kind(error), Some(StoreErrorKind::Corrupt | StoreErrorKind::TooLarge))
 }
 
 /// A store's failure in the way of a refresh: no token now, perhaps later.

@@ -49,14 +49,19 @@
 //!
 //! | feature | adds |
 //! |---|---|
+//! | `file` | `FileStore`: one login for the processes of a machine |
+//! | `redis` | `RedisStore`: one login for many machines; `redis-rustls` adds `rediss://` |
+//! | `sealed` | `Sealed`: what a store keeps, encrypted; `KeySource` for keys of your own |
+//! | `keyring` | `KeyringKey`: those keys in the platform's keyring |
 //! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
-//! | `test-util` | `ManualClock` |
+//! | `oauth2` | `Tokens` from the answers of the `oauth2` crate, whose flows sign in |
+//! | `test-util` | `ManualClock`; `store_contract!` for stores of your own |
 //! | `full` | everything but `test-util` |
 //!
-//! # Durability, so far
+//! # Several processes, one login
 //!
-//! This version ships [`MemoryStore`] and the contract for stores of your own, [`SessionStore`]. What is said here of
-//! several processes holds for any store that keeps the contract.
+//! What the stores promise to processes and machines that share a login, and what they cannot:
+//! [`guide::several_processes`].
 //!
 //! # Time
 //!
@@ -81,6 +86,8 @@ mod denial;
 mod error;
 mod event;
 mod failure;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod layer;
 mod message;
 mod offline;

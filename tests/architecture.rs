@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["session"],
     &["layer"],
     &["adapters", "outbox"],
+    &["guide"],
 ];
 
 /// What decides, and so does no I/O and takes the time as an argument.

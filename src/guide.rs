@@ -1,0 +1,4 @@
+//! Chapters on what is larger than one item.
+
+#[doc = include_str!("../docs/several-processes.md")]
+pub mod several_processes {}

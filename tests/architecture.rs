@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "state.rs",
     "denial.rs",
     "layer/exchange.rs",
+    "store/file/envelope.rs",
     "layer/challenge.rs",
     "session/plan.rs",
     "session/cooldown.rs",

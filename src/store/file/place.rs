@@ -44,9 +44,9 @@ impl Place {
             return Ok(());
         }
         match private_dir().create(&self.dir) {
-            Ok(()) => sync_dir(&self.root),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+            // Also if somebody else has just made it.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => sync_dir(&self.root),
         }
         .map_err(|error| trouble("cannot make", &self.dir, error))
     }

@@ -4,9 +4,15 @@ use super::{LeaseGuard as _, SessionStore, StoreErrorKind, Stored, Version};
 use crate::account::AccountKey;
 use futures_util::{
     FutureExt as _,
-    future::{join, join_all},
+    future::{join, join_all, join3},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{sleep, timeout};
 
 /// Makes the tests that every [`SessionStore`](crate::SessionStore) must pass (feature `test-util`).
@@ -28,6 +34,7 @@ use tokio::time::{sleep, timeout};
 /// | `marks_are_a_maximum` | also of many who raise at once; 0 reads; a removed record leaves it |
 /// | `lists_accounts_with_a_record` | and no other |
 /// | `a_save_that_was_left_is_old_or_new` | dropped at any point: the record is the old or the new one, and the next holder can go on |
+/// | `a_reader_sees_old_or_new` | while others write: never half a record, and never none |
 /// | `hints_are_only_hints` | waiting for `changed` is harmless, and does not spin |
 /// | `what_is_put_aside_is_gone` | `set_aside` either refuses or makes room |
 ///
@@ -61,6 +68,7 @@ macro_rules! store_contract {
                 marks_are_a_maximum
                 lists_accounts_with_a_record
                 a_save_that_was_left_is_old_or_new
+                a_reader_sees_old_or_new
                 hints_are_only_hints
                 what_is_put_aside_is_gone
             );
@@ -340,6 +348,34 @@ pub async fn a_save_that_was_left_is_old_or_new<S: SessionStore>(store: S) {
         old = new;
         save(&store, &mut holder, Some(found.version()), &old).await.expect("the next holder can go on");
     }
+}
+
+pub async fn a_reader_sees_old_or_new<S: SessionStore>(store: S) {
+    let key = key('a');
+    let mut lease = lease(&store, &key).await;
+    let record = |round: u8| vec![round; 900_000 + usize::from(round)];
+    let mut version = save(&store, &mut lease, None, &record(0)).await.expect("save");
+    let written = AtomicBool::new(false);
+    let write = async {
+        for round in 1..=40 {
+            version = save(&store, &mut lease, Some(&version), &record(round)).await.expect("save");
+            tokio::task::yield_now().await;
+        }
+        written.store(true, Ordering::SeqCst);
+    };
+    let read = async || {
+        let mut last = 0;
+        while !written.load(Ordering::SeqCst) {
+            let found = bytes(&store, &key).await.expect("there was a record all the time");
+            let round = found.first().copied().unwrap_or_default();
+            assert!(found == record(round), "half a record");
+            assert!(round >= last, "an older record after a newer one");
+            last = round;
+            tokio::task::yield_now().await;
+        }
+    };
+    // Two readers: one of them is always under way.
+    join3(write, read(), read()).await;
 }
 
 pub async fn hints_are_only_hints<S: SessionStore>(store: S) {

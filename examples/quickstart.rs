@@ -11,7 +11,41 @@ mod server;
 #[path = "support/story.rs"]
 mod story;
 
-use std::process::ExitCode;
+use server::LocalServer;
+use std::{process::ExitCode, time::Duration};
+use tower_reauth::{BoxError, Tokens};
+
+/// Of an access token.
+const LIFETIME: Duration = Duration::from_secs(1);
+/// Long enough that a thousand callers wait for it.
+const EXCHANGE: Duration = Duration::from_millis(100);
+
+impl story::Backend for LocalServer {
+    fn token_endpoint(&self) -> String {
+        format!("{}/token", self.origin())
+    }
+
+    fn api(&self) -> String {
+        format!("{}/jobs", self.origin())
+    }
+
+    fn client_id(&self) -> &'static str {
+        "quickstart"
+    }
+
+    fn lifetime(&self) -> Duration {
+        LIFETIME
+    }
+
+    async fn sign_in(&self) -> Result<Tokens, BoxError> {
+        Ok(Self::sign_in(self))
+    }
+
+    async fn revoke_grant(&self) -> Result<(), BoxError> {
+        Self::revoke_grant(self);
+        Ok(())
+    }
+}
 
 const USAGE: &str = "usage: quickstart [--json]\n\n  --json   print one JSON object as the last line\n";
 
@@ -31,7 +65,7 @@ async fn main() -> ExitCode {
             }
         }
     }
-    let backend = match server::LocalServer::start().await {
+    let backend = match LocalServer::start(LIFETIME, EXCHANGE).await {
         Ok(backend) => backend,
         Err(error) => {
             eprintln!("quickstart: no server on loopback: {error}");

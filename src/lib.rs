@@ -50,7 +50,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `file` | `FileStore`: one login for the processes of a machine |
-//! | `redis` | `RedisStore`: one login for many machines; `redis-rustls` adds `rediss://` |
+//! | `redis` | `RedisStore`: one login for many machines; `redis-rustls` adds `rediss://`, with the system's roots |
 //! | `sealed` | `Sealed`: what a store keeps, encrypted; `KeySource` for keys of your own |
 //! | `keyring` | `KeyringKey`: those keys in the platform's keyring |
 //! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
@@ -123,6 +123,8 @@ pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 #[cfg(feature = "file")]
 pub use store::FileStore;
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
 pub use store::contract as __contract;

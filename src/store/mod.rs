@@ -9,13 +9,17 @@ pub mod contract;
 #[cfg(feature = "file")]
 mod file;
 mod memory;
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "redis"))]
 mod poll;
+#[cfg(feature = "redis")]
+mod redis;
 mod shared;
 
 #[cfg(feature = "file")]
 pub use file::FileStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "redis")]
+pub use redis::RedisStore;
 pub(crate) use shared::SharedLease;
 pub use shared::SharedStore;
 

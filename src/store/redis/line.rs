@@ -190,9 +190,13 @@ impl From<&RedisError> for Fault {
             ErrorKind::Parse => return Self::new(Unavailable, "what answered is not a Redis"),
             _ => {}
         }
-        // Redis 6 hands on the error of a script's command within the text of an `ERR`.
-        if error.code() == Some("WRONGTYPE") || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE ")) {
+        // The error of a script's command stands within the text of an `ERR`, whose code depends on the version of Redis.
+        let said = |word| error.detail().is_some_and(|detail| detail.contains(word));
+        if error.code() == Some("WRONGTYPE") || said("WRONGTYPE ") {
             return Self::new(Corrupt, "something else stands under a key of this account");
+        }
+        if said("The user executing the script can't") || said("NOPERM ") || said("ACL failure") {
+            return Self::new(Denied, "the user of this store may not run all commands of its scripts in Redis");
         }
         // The code is the first word of the error; nothing but a code looks like one.
         let code = error.code().filter(|code| code.len() <= 20 && code.bytes().all(|b| b.is_ascii_uppercase()));

@@ -46,8 +46,9 @@ const RELEASES: Duration = Duration::from_secs(1);
 ///
 /// What is lost are records *and marks*: a refresh token that the server has rotated since may come back (the refresh
 /// after that is refused, and reported as a revocation or as `RotationLost`), a sign-out may be undone, and two machines
-/// may hold the lease at once. A session that runs keeps its tokens and saves them anew at its next refresh; one that
-/// starts then finds what Redis has. Where that is not good enough, use `appendfsync always` and no automatic failover.
+/// may hold the lease at once. What Redis has counts: a session whose record is gone is signed out at its next refresh,
+/// but one that is in the middle of an exchange then, or holds tokens that could not be saved yet, saves them anew, with
+/// their mark. Where that is not good enough, use `appendfsync always` and no automatic failover.
 ///
 /// `maxmemory-policy` must be `noeviction` (the default): any other policy removes sessions, or their marks and leases,
 /// when memory is short.

@@ -1,5 +1,5 @@
-//! Sessions on several machines, each with a connection of its own, that share one Redis: case 14, and Redis that fails in
-//! the middle of an exchange. The issuer is strict; the sessions' clock is the test's.
+//! Sessions on several machines, each with a connection of its own, that share one Redis: case 14, and Redis that fails
+//! in the middle of an exchange. The issuer is strict; the sessions' clock is the test's.
 
 use crate::{
     Redis, SEC,

@@ -1,5 +1,5 @@
-//! `rediss://`: which certificates it trusts. The settings are those of a process, so that each client is one of its own:
-//! this test program again, as `child`.
+//! `rediss://`: which certificates it trusts. The settings are those of a process, so that each client is one of its
+//! own: this test program again, as `child`.
 
 use crate::{Redis, key, text};
 use std::{path::Path, process::Command};

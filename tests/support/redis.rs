@@ -1,8 +1,8 @@
-//! A private `redis-server` of one test: on a free port, with its data in memory where the machine offers that, gone with
-//! the test, however the test ends.
+//! A private `redis-server` of one test: on a free port, with its data in memory where the machine offers that, gone
+//! with the test, however the test ends.
 //!
-//! Include it with `#[path = "support/redis.rs"] mod redis_server;`. A server that cannot start is a failed test, never a
-//! skipped one. All waiting here is for real input and output: do not pause tokio's time in a test that uses it.
+//! Include it with `#[path = "support/redis.rs"] mod redis_server;`. A server that cannot start is a failed test, never
+//! a skipped one. All waiting here is for real input and output: do not pause tokio's time in a test that uses it.
 #![allow(dead_code, unreachable_pub)] // each test takes what it needs
 
 use redis::{FromRedisValue, aio::MultiplexedConnection};
@@ -25,7 +25,9 @@ const KEEPER: &str = r#"dir=$1; shift
 redis-server "$@" </dev/null >"$dir/out" 2>&1 &
 pid=$!
 echo $pid
-if read -r _; then kill -9 $pid; else kill -9 $pid; rm -rf -- "$dir"; fi"#;
+if read -r _; then gone=0; else gone=1; fi
+kill -9 $pid; wait $pid
+if [ $gone = 1 ]; then rm -rf -- "$dir"; fi"#;
 
 #[derive(Debug)]
 pub struct Redis {

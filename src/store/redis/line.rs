@@ -190,7 +190,7 @@ impl From<&RedisError> for Fault {
             ErrorKind::Parse => return Self::new(Unavailable, "what answered is not a Redis"),
             _ => {}
         }
-        // The error of a script's command stands within the text of an `ERR`, whose code depends on the version of Redis.
+        // The error of a script's command stands in the text of an `ERR`, or keeps its code: versions of Redis differ.
         let said = |word| error.detail().is_some_and(|detail| detail.contains(word));
         if error.code() == Some("WRONGTYPE") || said("WRONGTYPE ") {
             return Self::new(Corrupt, "something else stands under a key of this account");

@@ -38,17 +38,17 @@ const RELEASES: Duration = Duration::from_secs(1);
 /// # Durable
 ///
 /// What Redis acknowledged is durable, **as far as that Redis keeps what it acknowledged**:
-/// - With `appendonly yes` and `appendfsync always` nothing that was acknowledged is lost in a crash of the machine; with
-///   `everysec`, the default of `appendonly yes`, up to a second is; with snapshots alone, everything since the last one;
-///   without either, everything.
+/// - With `appendonly yes` and `appendfsync always` nothing that was acknowledged is lost in a crash of the machine;
+///   with `everysec`, the default of `appendonly yes`, up to a second is; with snapshots alone, everything since the
+///   last one; without either, everything.
 /// - A replica that takes over has what had reached it; replication is asynchronous, and what the old primary
 ///   acknowledged last may be missing.
 ///
 /// What is lost are records *and marks*: a refresh token that the server has rotated since may come back (the refresh
-/// after that is refused, and reported as a revocation or as `RotationLost`), a sign-out may be undone, and two machines
-/// may hold the lease at once. What Redis has counts: a session whose record is gone is signed out at its next refresh,
-/// but one that is in the middle of an exchange then, or holds tokens that could not be saved yet, saves them anew, with
-/// their mark. Where that is not good enough, use `appendfsync always` and no automatic failover.
+/// after that is refused, and reported as a revocation or as `RotationLost`), a sign-out may be undone, and two
+/// machines may hold the lease at once. What Redis has counts: a session whose record is gone is signed out at its next
+/// refresh, but one that is in the middle of an exchange then, or holds tokens that could not be saved yet, saves them
+/// anew, with their mark. Where that is not good enough, use `appendfsync always` and no automatic failover.
 ///
 /// `maxmemory-policy` must be `noeviction` (the default): any other policy removes sessions, or their marks and leases,
 /// when memory is short.
@@ -60,16 +60,16 @@ const RELEASES: Duration = Duration::from_secs(1);
 ///
 /// A lease is a key with a term, which Redis ends by its own clock; the holder measures its term on this machine's
 /// suspend-counting clock, from before it was asked for. The clocks of the machines are never compared. If the clock of
-/// Redis is set forward, leases end early: a holder finds out before it sends anything, since the lease is renewed then,
-/// and at every write, since scripts compare the owner.
+/// Redis is set forward, leases end early: a holder finds out before it sends anything, since the lease is renewed
+/// then, and at every write, since scripts compare the owner.
 ///
 /// # In Redis
 ///
 /// All keys begin with the prefix (`tower-reauth`), and carry the account's key as their hash tag:
-/// `PREFIX:{KEY}:record` (a hash), `:lease`, `:mark` (survives the record's removal), `:aside:…` (a record that could not
-/// be read, kept until somebody removes it), and the channel `:changed`. A user of Redis's ACL needs these keys and
-/// channels, and `+@scripting +@hash +@string +@keyspace +@pubsub +@connection`. Any Redis from version 5 on, or Valkey,
-/// on one primary; not a Redis Cluster.
+/// `PREFIX:{KEY}:record` (a hash), `:lease`, `:mark` (survives the record's removal), `:aside:…` (a record that could
+/// not be read, kept until somebody removes it), and the channel `:changed`. A user of Redis's ACL needs these keys and
+/// channels, and `+@scripting +@hash +@string +@keyspace +@pubsub +@connection`. Any Redis from version 5 on, or
+/// Valkey, on one primary; not a Redis Cluster.
 #[derive(Clone)]
 pub struct RedisStore {
     line: Arc<Line>,

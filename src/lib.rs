@@ -81,6 +81,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod account;
+mod adapters;
 mod clock;
 mod denial;
 mod error;

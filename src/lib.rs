@@ -126,9 +126,13 @@ pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 pub use store::FileStore;
 #[cfg(feature = "redis")]
 pub use store::RedisStore;
+#[cfg(feature = "keyring")]
+pub use store::KeyringKey;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
 pub use store::contract as __contract;
+#[cfg(feature = "sealed")]
+pub use store::{KeySource, Sealed, SealingKey};
 pub use store::{LeaseGuard, MemoryStore, SessionStore, SharedStore, StoreError, StoreErrorKind, Stored, Version};
 pub use token::{AccessToken, Grants, RefreshToken, SignIn, Tokens};
 

@@ -21,6 +21,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 /// Calls of a keyring block, perhaps until a person has answered a prompt. They run on a thread of their own, one at a
 /// time; whoever has stopped waiting for one has nothing written, and no runtime waits for it at its end.
 ///
+/// Making a platform's store may block too, and some of them panic on an async thread: set it before the runtime starts,
+/// or on a thread of `spawn_blocking`.
+///
 /// # Errors
 /// What the source of a [`StoreError`] says to do about it:
 ///
@@ -38,7 +41,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 /// use tower_reauth::{FileStore, KeyringKey, Sealed};
 ///
 /// # fn main() -> Result<(), tower_reauth::BoxError> {
-/// // At the start of `main`: keyring_core::set_default_store(zbus_secret_service_keyring_store::Store::new()?);
+/// // Before the runtime starts: keyring_core::set_default_store(zbus_secret_service_keyring_store::Store::new()?);
 /// let store = Sealed::new(FileStore::open("sessions")?, KeyringKey::new("my-app")?);
 /// # drop(store); Ok(()) }
 /// ```

@@ -124,10 +124,10 @@ pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 #[cfg(feature = "file")]
 pub use store::FileStore;
-#[cfg(feature = "redis")]
-pub use store::RedisStore;
 #[cfg(feature = "keyring")]
 pub use store::KeyringKey;
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
 pub use store::contract as __contract;

@@ -35,7 +35,10 @@ pub(crate) async fn open(origin: &str, client: &Client, diary: &Diary) -> Result
     let builder = Session::builder(refresher).background_refresh(false).observer(observer);
     let builder = match client {
         Client::FileStore(dir) => builder.store(FileStore::open(dir)?),
-        Client::RedisStore(_) => return Err("there is no Redis store yet".into()),
+        #[cfg(feature = "redis")]
+        Client::RedisStore(url) => builder.store(tower_reauth::RedisStore::connect(url).await?),
+        #[cfg(not(feature = "redis"))]
+        Client::RedisStore(_) => return Err("built without the feature `redis`".into()),
         Client::Naive(_) => return Err("a naive client has no session".into()),
     };
     Ok(builder.open("alice").await?)

@@ -213,6 +213,13 @@ impl OidcServer {
         }
     }
 
+    /// The values of all tokens that the server holds.
+    pub async fn held_tokens(&self) -> Vec<String> {
+        let held = self.ctl("/held", json!({})).await;
+        let values = held["tokens"].as_array().expect("a list").iter();
+        values.map(|value| value.as_str().expect("tokens are text").to_owned()).collect()
+    }
+
     pub async fn disable(&self, user: &str) {
         self.ctl("/disable", json!({ "user": user })).await;
     }
@@ -267,7 +274,7 @@ impl OidcServer {
         SeededTokens::new(&tokens, member(&held, "grant_id"))
     }
 
-    /// Walks the pages of `/auth` as a browser would, up to the redirect that carries the code.
+    /// Signs in at `/auth`, up to the redirect that carries the code.
     async fn authorize(&self, user: &str) -> String {
         let query = form(&[
             ("client_id", "pub"),
@@ -280,8 +287,22 @@ impl OidcServer {
             ("code_challenge", PKCE_CHALLENGE),
             ("code_challenge_method", "S256"),
         ]);
+        let end = self.walk(&format!("/auth?{query}"), user).await;
+        let to = end.headers.get(LOCATION).and_then(|to| to.to_str().ok()).expect("a redirect with the code");
+        let code = to.split(['?', '&']).find_map(|pair| pair.strip_prefix("code="));
+        code.unwrap_or_else(|| panic!("sign-in was refused: {to}")).to_owned()
+    }
+
+    /// Enters the code of a device (RFC 8628) and signs in, as a person does in a browser.
+    pub async fn approve_device(&self, user_code: &str, user: &str) {
+        let end = self.walk(&format!("/device?user_code={user_code}"), user).await;
+        assert!(end.text().contains("Sign-in Success"), "the device was refused: {}", end.text());
+    }
+
+    /// Walks pages as a browser would, filling in who signs in: up to a page without a form, or to the redirect home.
+    async fn walk(&self, path: &str, user: &str) -> Reply {
         let mut cookies: Vec<(String, String)> = Vec::new();
-        let mut next = Request::get(self.url(&format!("/auth?{query}"))).body(Full::default()).expect("a page's URL");
+        let mut next = Request::get(self.url(path)).body(Full::default()).expect("a page's URL");
 
         for _ in 0..12 {
             next.headers_mut().insert(ACCEPT, "text/html".parse().expect("a header"));
@@ -301,23 +322,27 @@ impl OidcServer {
 
             next = if page.status.is_redirection() {
                 let to = page.headers.get(LOCATION).and_then(|to| to.to_str().ok()).expect("a redirect has a Location");
-                if let Some(answer) = to.strip_prefix(REDIRECT) {
-                    let code = answer.trim_start_matches('?').split('&').find_map(|pair| pair.strip_prefix("code="));
-                    return code.unwrap_or_else(|| panic!("sign-in was refused: {to}")).to_owned();
+                if to.starts_with(REDIRECT) {
+                    return page;
                 }
                 let to = if to.starts_with('/') { self.url(to) } else { to.to_owned() };
                 Request::get(to).body(Full::default()).expect("a page's URL")
             } else {
                 assert_eq!(page.status, StatusCode::OK, "sign-in page: {}", page.text());
                 let html = page.text();
-                let prompt = between(&html, "name=\"prompt\" value=\"", "\"");
-                let fields: &[_] = match prompt {
-                    "login" => &[("prompt", "login"), ("login", user), ("password", "any")],
-                    other => &[("prompt", other)],
-                };
+                if !html.contains("<form") {
+                    return page;
+                }
+                let hidden = html.split("type=\"hidden\" name=\"").skip(1);
+                let mut fields: Vec<_> = hidden
+                    .map(|field| (field.split('"').next().unwrap_or_default(), between(field, "value=\"", "\"")))
+                    .collect();
+                if fields.contains(&("prompt", "login")) {
+                    fields.extend([("login", user), ("password", "any")]);
+                }
                 Request::post(between(&html, "action=\"", "\""))
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(form(fields).into())
+                    .body(form(&fields).into())
                     .expect("a form's URL")
             };
         }

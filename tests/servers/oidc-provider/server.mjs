@@ -24,6 +24,7 @@
 //                                         scope, token_type, grant_id}; every member has a default
 //   /lookup {token}                       what the store holds → {kind, user, client, grant_id,
 //                                         scope, consumed, expired}, or 404
+//   /held                                 what it holds → {tokens}: the values of all access and refresh tokens
 //   /disable {user}, /enable {user}       the account disappears, and comes back
 //   /revoke-grant {grant_id}              the grant and all its tokens go, as an administrator does it
 //   /set {…}                              any of the settings below → all of them
@@ -102,7 +103,16 @@ function set(changes) {
 
 // The library's own memory adapter evicts beyond 1,000 entries; nothing is ever evicted here.
 class MapAdapter {
+  static byModel = {};
   #entries = new Map();
+
+  constructor(model) {
+    MapAdapter.byModel[model] = this;
+  }
+
+  ids() {
+    return [...this.#entries.keys()];
+  }
 
   async upsert(id, payload) {
     this.#entries.set(id, payload);
@@ -237,6 +247,11 @@ async function lookup({ token: value }) {
   return undefined;
 }
 
+// The id of an opaque token is its value.
+function held() {
+  return { tokens: ['AccessToken', 'RefreshToken'].flatMap((model) => MapAdapter.byModel[model]?.ids() ?? []) };
+}
+
 async function revokeGrant({ grant_id: id }) {
   for (const model of ['AccessToken', 'RefreshToken', 'AuthorizationCode', 'DeviceCode']) {
     await provider[model].revokeByGrantId(id);
@@ -343,6 +358,7 @@ async function serve(req, res) {
 const controls = {
   '/seed': seed,
   '/lookup': lookup,
+  '/held': held,
   '/disable': ({ user }) => disabled.add(user) && {},
   '/enable': ({ user }) => ({ was_disabled: disabled.delete(user) }),
   '/revoke-grant': revokeGrant,

@@ -1,0 +1,103 @@
+//! Many processes, short ones, and one that was overtaken.
+
+use crate::{
+    ACTIVE, PENDING, Scene,
+    driver::{Worker, text},
+    on_this_thread,
+    server::Hold,
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// P7: as long as tokens live, `processes` want one the moment the last is spent.
+async fn share(processes: usize, expiries: usize) {
+    const LIFETIME: Duration = Duration::from_secs(1);
+    let start = Instant::now();
+    let scene = Scene::signed_in_for(LIFETIME).await;
+    let mut crew = join_all((0..processes).map(|_| Worker::open(&scene.site))).await;
+    crew.iter_mut().for_each(|(worker, _)| worker.tell("live"));
+    scene.server.served(expiries).await;
+    tokio::time::sleep(LIFETIME / 4).await; // until all have heard of the last
+    for (worker, _) in &mut crew {
+        let mut tokens = Vec::new();
+        for said in worker.kill().await {
+            assert_eq!((&said["error"], &said["state"]), (&Value::Null, &json!(ACTIVE)), "{}", worker.name);
+            tokens.push(text(&said["token"]));
+        }
+        assert_eq!(tokens.last(), Some(&format!("a1.{expiries}")), "{}: {tokens:?}", worker.name);
+    }
+    let books = scene.server.books();
+    assert_eq!((books.exchanges.len(), books.rotations(), books.reuses()), (expiries, expiries, 0));
+    for (number, exchange) in (1..).zip(&books.exchanges) {
+        // One more than there were expiries would come before its time.
+        let since = exchange.at - start;
+        assert!(since >= LIFETIME * number, "exchange {number} after {since:?}, by {}", exchange.worker);
+    }
+}
+
+#[test]
+fn p07_case_13_two_processes_then_sixteen_make_one_exchange_per_expiry() {
+    on_this_thread(async { tokio::join!(share(2, 10), share(16, 10)) });
+}
+
+/// A cleaner of old files takes the lock away, so that two hold the lease; the server refuses the later one.
+#[test]
+fn p07_case_18_an_invalid_grant_because_another_process_was_first_is_no_logout() {
+    on_this_thread(async {
+        let scene = Scene::signed_in().await;
+        scene.server.books().mild = true;
+        let mut overtaken = scene.worker_at("before exchange").await;
+        for account in std::fs::read_dir(&scene.site.dir).unwrap() {
+            std::fs::remove_file(account.unwrap().path().join("lock")).unwrap();
+        }
+        scene.session().await.refresh().await.unwrap();
+        overtaken.tell("go");
+        let said = overtaken.answer("refresh").await;
+        assert_eq!((&said["token"], &said["state"]), (&json!("a1.1"), &json!(ACTIVE)), "theirs is adopted: {said}");
+        assert_eq!(scene.counts(), (1, 1));
+        let record = scene.record().await;
+        assert_eq!((&record["refresh_token"], &record["standing"]), (&json!("r1.1"), &json!("signed_in")));
+        assert_eq!(record["doubt"], "inherited", "on a strict server theirs would be dead too");
+        assert_eq!(scene.worker().await.done("refresh").await, "a1.2");
+    });
+}
+
+/// A program that ends right after its request, while a refresh runs in the background.
+#[test]
+fn case_42_a_short_lived_program_closes_or_the_next_one_tries_at_once() {
+    on_this_thread(async {
+        tokio::join!(short_lived(true), short_lived(false));
+    });
+}
+
+async fn short_lived(closes: bool) {
+    let mut scene = Scene::signed_in_for(Duration::from_secs(6)).await;
+    scene.site.background = true;
+    tokio::time::sleep(Duration::from_millis(5200)).await; // into the soft window
+    scene.server.hold(Some(Hold::After));
+    let mut program = scene.worker().await;
+    assert_eq!(program.done("token").await, "a1.0", "the token still lives");
+    scene.server.served(1).await;
+    if closes {
+        scene.server.hold(None);
+        program.done("close").await;
+    }
+    program.tell("exit");
+    program.ended().await;
+    scene.server.hold(None);
+    scene.server.idle().await;
+    assert_eq!(scene.record().await["journal"].is_object(), !closes);
+
+    let (mut next, state) = Worker::open(&scene.site).await;
+    assert_eq!(state, ACTIVE);
+    let start = Instant::now();
+    let said = next.ask("refresh").await;
+    assert!(start.elapsed() < Duration::from_secs(1), "it does not wait");
+    if closes {
+        assert_eq!((text(&said["token"]), scene.counts()), ("a1.2".into(), (2, 0)));
+    } else {
+        assert_eq!((text(&said["state"]), scene.counts()), (PENDING.into(), (1, 1)), "{said}");
+        assert_eq!(scene.record().await["standing"], json!({ "reauth_required": "rotation_lost" }));
+    }
+}

@@ -93,7 +93,7 @@ impl Scene {
         let mut worker = self.worker().await;
         worker.tell(&format!("trap {}", point.replace(' ', "_")));
         worker.tell("refresh");
-        assert_eq!(worker.trapped().await, point);
+        assert_eq!(worker.trapped().await.0, point);
         worker
     }
 

@@ -134,14 +134,10 @@ impl Worker {
         text(&said["token"])
     }
 
-    /// Waits until it is in the trap: at which point.
-    pub async fn trapped(&mut self) -> String {
-        loop {
-            let said = self.hear().await;
-            if said["did"] == "trap" {
-                return text(&said["at"]);
-            }
-        }
+    /// Waits until it is in the trap: at which point, and which token it uses there.
+    pub async fn trapped(&mut self) -> (String, Value) {
+        let said = self.answer("trap").await;
+        (text(&said["at"]), said["token"].clone())
     }
 
     fn pid(&self) -> Pid {

@@ -5,11 +5,12 @@
 //! process there, until it is told to go on.
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Request};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, Write as _},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, Mutex, OnceLock, mpsc},
     time::Duration,
 };
 use tokio::sync::mpsc as tasks;
@@ -43,7 +44,8 @@ pub fn run(orders: &Value) -> ! {
         }
         std::process::exit(0); // the driver is gone
     });
-    let points = Points(Arc::new(Mutex::new(State { trap: None, passed: Vec::new() })), Arc::new(Mutex::new(gone)));
+    let state = Mutex::new(State { trap: None, passed: Vec::new() });
+    let points = Points(Arc::new(Shared { state, gone: Mutex::new(gone), session: OnceLock::new() }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(serve(orders, points, words));
     std::process::exit(0)
@@ -79,6 +81,7 @@ async fn serve(orders: &Value, points: Points, mut words: tasks::UnboundedReceiv
         Ok(session) => session,
         Err(error) => return say(&json!({ "did": "open", "error": told(&error) })),
     };
+    let _ = points.0.session.set(session.clone());
     points.forget(); // opening is no step of what follows
     report("open", &session, Ok(String::new()));
     while let Some(line) = words.recv().await {
@@ -177,7 +180,13 @@ fn told(error: &AuthError) -> String {
 // ===== points =====
 
 #[derive(Clone)]
-struct Points(Arc<Mutex<State>>, Arc<Mutex<mpsc::Receiver<()>>>);
+struct Points(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    gone: Mutex<mpsc::Receiver<()>>,
+    session: OnceLock<Session>,
+}
 
 struct State {
     trap: Option<String>,
@@ -186,7 +195,7 @@ struct State {
 
 impl Points {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.state.lock().unwrap()
     }
 
     fn forget(&self) {
@@ -201,8 +210,11 @@ impl Points {
             state.trap.take_if(|trap| [&number, &point].contains(&&*trap)).is_some()
         };
         if trapped {
-            say(&json!({ "did": "trap", "at": point }));
-            self.1.lock().unwrap().recv().unwrap(); // the runtime's only thread: everything stops
+            // What requests would be sent with now.
+            let used = self.0.session.get().and_then(|session| session.access_token().now_or_never());
+            let used = used.and_then(Result::ok).map(|token| token.expose().to_owned());
+            say(&json!({ "did": "trap", "at": point, "token": used }));
+            self.0.gone.lock().unwrap().recv().unwrap(); // the runtime's only thread: everything stops
         }
     }
 

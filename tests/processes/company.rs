@@ -80,12 +80,13 @@ async fn short_lived(closes: bool) {
     assert_eq!(program.done("token").await, "a1.0", "the token still lives");
     scene.server.served(1).await;
     if closes {
-        scene.server.hold(None);
-        program.done("close").await;
+        program.tell("close");
     }
     program.tell("exit");
-    program.ended().await;
+    tokio::time::sleep(Duration::from_millis(200)).await; // who does not wait for it is gone by now
     scene.server.hold(None);
+    let last = program.ended().await;
+    assert!(last.iter().all(|said| said["error"].is_null()), "{last:?}");
     scene.server.idle().await;
     assert_eq!(scene.record().await["journal"].is_object(), !closes);
 

@@ -174,10 +174,6 @@ impl Books {
         self.exchanges.iter().filter(|it| it.token == token).map(|it| &*it.worker).collect()
     }
 
-    pub fn is_revoked(&self, family: u64) -> bool {
-        self.families[&family].revoked
-    }
-
     fn exchange(&mut self, token: &str, worker: String) -> Option<Value> {
         let [family, number] = parse(token).expect("a refresh token of this server");
         let (lifetime, mild) = (self.lifetime.as_secs_f64(), self.mild);

@@ -25,6 +25,9 @@ use Left::{Journalled, Lost, New, Old};
 /// From this step on the new set is published.
 const PUBLISHED: usize = 18;
 
+/// Here it has not looked yet whether it may still send.
+const LAST_LOOK: usize = 10;
+
 /// A refresh, step by step (SEMANTICS §3).
 const REFRESH: [(&str, Left); 20] = [
     ("before lease", Old),
@@ -192,6 +195,8 @@ fn p13_case_40_signed_out_at_each_step_of_anothers_refresh() {
             // What has read the mark before sees it at the next refresh.
             let had_read = step >= PUBLISHED - 1;
             assert_eq!(said["error"].is_null(), had_read, "{point}, step {step}: {said}");
+            // The last look at the mark is the last thing before the first byte.
+            assert_eq!(scene.counts(), (usize::from(step > LAST_LOOK), 0), "{point}, step {step}");
             assert!(text(&worker.ask("refresh").await["state"]).starts_with("SignedOut"), "{point}, step {step}");
             let (_, state) = Worker::open(&scene.site).await;
             assert!(state.starts_with("SignedOut"), "{point}, step {step}: {state}");

@@ -131,6 +131,21 @@ async fn p13_what_an_overtaken_sign_in_leaves_touches_no_later_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p13_a_call_counts_when_it_is_made_not_when_its_task_starts() {
+    let store = Slow::default();
+    let session = open(&store).await;
+    session.sign_in(tokens("one")).await.unwrap();
+    // Polled in this order, before any task of theirs has run.
+    let (_, signed_in) = tokio::join!(session.sign_out(SignOut::Soft), session.sign_in(tokens("two")));
+    signed_in.unwrap();
+    assert_eq!(end(&session, &store).await, [true, true]);
+    let (signed_in, signed_out) = tokio::join!(session.sign_in(tokens("three")), session.sign_out(SignOut::Soft));
+    assert!(signed_in.is_err());
+    signed_out.unwrap();
+    assert_eq!(end(&session, &store).await, [false, false]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p13_a_pending_sign_out_does_not_overtake_a_later_sign_in() {
     let store = Slow::default();
     let session = open(&store).await;

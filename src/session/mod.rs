@@ -111,7 +111,7 @@ impl Session {
     /// # Errors
     /// `Store`: the session has ended in this process, but the store could not be told.
     pub async fn sign_out(&self, how: SignOut) -> Result<(), AuthError> {
-        self.detached(self.0.clone().leave(Departure::SignOut(how))).await
+        self.depart(Departure::SignOut(how)).await
     }
 
     /// The state now.
@@ -184,7 +184,7 @@ impl Session {
     /// # Errors
     /// `Store`: the account is locked in this process, but the store could not be told.
     pub async fn lock(&self, cause: LockCause) -> Result<(), AuthError> {
-        self.detached(self.0.clone().leave(Departure::Lock(cause))).await
+        self.depart(Departure::Lock(cause)).await
     }
 
     /// The network is back: ends the backoff, but not a server's `Retry-After`. A session that went stale is refreshed
@@ -245,6 +245,13 @@ impl Session {
                 Err(AuthError::new(ErrorKind::Store, "the newest tokens could not be saved").caused_by(error))
             }
         }
+    }
+
+    async fn depart(&self, departure: Departure) -> Outcome {
+        tasks::runtime()?; // without one nothing has happened
+        // At the call, not when the task starts: who is called last wins.
+        let announced = self.0.announce(departure);
+        self.detached(self.0.clone().leave(announced)).await
     }
 
     /// Runs in a task of its own: the caller may leave.

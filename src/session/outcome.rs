@@ -200,7 +200,7 @@ impl Course<'_> {
                 return Err(inner.ended());
             }
             let lock = Departure::Lock(LockCause::AccountDisabled);
-            let departed = inner.depart(lock).await;
+            let departed = inner.depart(inner.announce(lock)).await;
             inner.lay_tombstone(lease, departed.epoch).await;
             inner.see_through(departed, lock);
             self.tell_failure(FailureKind::AccountDisabled, None);

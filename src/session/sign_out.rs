@@ -5,7 +5,7 @@
 use super::{
     cooldown,
     desk::{Departure, Farewell, Outcome, SignOut},
-    inner::Inner,
+    inner::{Edit, Inner},
     plan::{View, next_sign_in, next_sign_out},
     record::Standing,
     snapshot::Snapshot,
@@ -35,6 +35,14 @@ const INSIST: Duration = Duration::from_secs(15);
 /// How long a revocation may take, the wait for the lease included.
 const REVOCATION: Duration = Duration::from_secs(10);
 
+/// A departure that has taken effect in this process.
+pub(crate) struct Announced {
+    departure: Departure,
+    epoch: u64,
+    /// How many sign-ins there had been: one more, and that one wins.
+    arrivals: u64,
+}
+
 /// What became of a departure.
 pub(crate) struct Departed {
     pub(crate) epoch: u64,
@@ -44,15 +52,21 @@ pub(crate) struct Departed {
 }
 
 impl Inner {
-    /// The departure: published here at once, then told to everybody by raising the epoch.
-    pub(crate) async fn depart(self: &Arc<Self>, departure: Departure) -> Departed {
-        let arrivals = self.edit(|edit| {
+    /// The departure, here and at once: sign-ins that were called before do not undo it, those that are called later are
+    /// above its epoch.
+    pub(crate) fn announce(&self, departure: Departure) -> Announced {
+        self.edit(|edit| {
             edit.desk.departures += 1;
             edit.desk.departed = Some(departure);
-            edit.desk.arrivals
-        });
-        let here = next_sign_out(self.snapshot().epoch);
-        self.publish_departure(here, departure, arrivals);
+            let epoch = next_sign_out(edit.snapshot().epoch);
+            end(edit, epoch, departure);
+            Announced { departure, epoch, arrivals: edit.desk.arrivals }
+        })
+    }
+
+    /// What was announced is told to everybody by raising the epoch.
+    pub(crate) async fn depart(self: &Arc<Self>, announced: Announced) -> Departed {
+        let Announced { departure, epoch: here, arrivals } = announced;
         let id = &self.id;
         // A hook that panics keeps nobody signed in.
         let hook = |f: &dyn Fn()| drop(catch_unwind(AssertUnwindSafe(f)));
@@ -86,16 +100,9 @@ impl Inner {
     }
 
     fn publish_departure(&self, epoch: u64, departure: Departure, arrivals: u64) {
-        let (state, input) = match departure {
-            Departure::SignOut(_) => {
-                (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here))
-            }
-            Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
-        };
         self.edit(|edit| {
-            if edit.desk.arrivals == arrivals && edit.publish(Snapshot::new(epoch, 0, state), input) {
-                edit.desk.farewell = Some(Farewell { epoch, departure });
-                edit.desk.cool_down = None;
+            if edit.desk.arrivals == arrivals {
+                end(edit, epoch, departure);
             }
         });
     }
@@ -126,8 +133,9 @@ impl Inner {
 
     /// Sign-out or lock: at once; then the tombstone, for which the caller waits up to a second; then the revocation,
     /// in the background. A store that could not be told is told later, as long as the process lives.
-    pub(crate) async fn leave(self: Arc<Self>, departure: Departure) -> Outcome {
-        let Departed { epoch, arrivals, told } = self.depart(departure).await;
+    pub(crate) async fn leave(self: Arc<Self>, announced: Announced) -> Outcome {
+        let departure = announced.departure;
+        let Departed { epoch, arrivals, told } = self.depart(announced).await;
         let runtime = tasks::runtime()?;
         let (tx, laid) = oneshot::channel();
         let inner = self.clone();
@@ -326,5 +334,17 @@ impl Inner {
             edit.desk.cool_down = None;
         });
         Ok(())
+    }
+}
+
+/// Nobody is signed in any more, from `epoch` on.
+fn end(edit: &mut Edit<'_>, epoch: u64, departure: Departure) {
+    let (state, input) = match departure {
+        Departure::SignOut(_) => (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here)),
+        Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
+    };
+    if edit.publish(Snapshot::new(epoch, 0, state), input) {
+        edit.desk.farewell = Some(Farewell { epoch, departure });
+        edit.desk.cool_down = None;
     }
 }

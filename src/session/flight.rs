@@ -9,6 +9,7 @@ use super::{
     inner::Inner,
     refresh,
     snapshot::TokenId,
+    sync::WITHIN,
     tasks,
 };
 use crate::{
@@ -27,11 +28,6 @@ pub(crate) enum Want {
     InsteadOf(Option<TokenId>),
     /// A token set newer than the present one, whatever its age: `Session::refresh`.
     Newer,
-}
-
-tokio::task_local! {
-    /// The sessions, by owner, whose exchange this task is a part of.
-    static WITHIN: Arc<Vec<String>>;
 }
 
 impl Inner {

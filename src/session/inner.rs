@@ -5,6 +5,7 @@ use super::{
     desk::{Desk, Flight},
     record::Record,
     snapshot::{Access, Snapshot},
+    sync::{self, Mutex, MutexGuard},
     tasks::Jobs,
     vault::Vault,
 };
@@ -18,7 +19,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -52,6 +53,7 @@ impl Inner {
 
     /// What requests read: no lock, no reference count.
     pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        sync::point();
         self.snapshot.load()
     }
 
@@ -77,6 +79,7 @@ impl Inner {
         if let Some(snapshot) = edit.now.take() {
             let state = snapshot.state.clone();
             self.snapshot.store(Arc::new(snapshot));
+            sync::point();
             if *self.states.borrow() != state {
                 self.states.send_replace(state.clone());
                 desk.events.push_back(AuthEvent::StateChanged { account: self.id.clone(), state });
@@ -225,5 +228,13 @@ impl Edit<'_> {
 
     pub(crate) fn event(&mut self, event: AuthEvent) {
         self.desk.events.push_back(event);
+    }
+}
+
+#[cfg(test)]
+impl Inner {
+    /// For the model check: how all stands between two edits. `None` in the midst of one. Nobody comes in between.
+    pub(crate) fn glance<T>(&self, f: impl FnOnce(&Desk, &Snapshot, &AuthState) -> T) -> Option<T> {
+        self.desk.glance().map(|desk| f(&desk, &self.snapshot.load(), &self.states.borrow()))
     }
 }

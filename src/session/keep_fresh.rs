@@ -1,12 +1,11 @@
 //! [`KeepFresh`]: refreshes ahead of need, also when nobody asks.
 
-use super::{flight::Want, inner::Inner, tasks};
+use super::{flight::Want, inner::Inner, sync::AbortHandle, tasks};
 use std::{
     fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::task::AbortHandle;
 
 /// Keeps the session fresh until it is dropped. Outlives failures and sign-outs: it waits, and goes on.
 #[must_use = "dropping it stops the task"]

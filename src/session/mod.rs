@@ -22,6 +22,8 @@ mod refresh;
 mod sign_in;
 mod sign_out;
 mod snapshot;
+#[cfg_attr(test, path = "model/sync.rs")]
+mod sync;
 mod tasks;
 mod vault;
 mod verdict;
@@ -298,3 +300,6 @@ impl Inner {
         Err(AuthError::new(ErrorKind::SignedOut, "the stored session is another one by now"))
     }
 }
+
+#[cfg(test)]
+mod model;

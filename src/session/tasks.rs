@@ -1,14 +1,15 @@
 //! The one file that starts tasks: flights, keepers, farewells and timers, all detached, and counted where `close` has to
 //! wait for them.
 
+use super::sync::{AbortHandle, Runtime};
 use crate::error::AuthError;
 use std::{panic::catch_unwind, time::Duration};
-use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
+use tokio::sync::watch;
 
 /// The runtime of the caller. Without one nothing can be refreshed: a bug in the set-up, not a panic.
-pub(crate) fn runtime() -> Result<Handle, AuthError> {
+pub(crate) fn runtime() -> Result<Runtime, AuthError> {
     let runtime =
-        Handle::try_current().map_err(|_| AuthError::misconfigured("a session needs a tokio runtime around it"))?;
+        Runtime::try_current().map_err(|_| AuthError::misconfigured("a session needs a tokio runtime around it"))?;
     // tokio tells only by a panic whether there is a timer.
     match catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))) {
         Ok(()) => Ok(runtime),
@@ -18,7 +19,7 @@ pub(crate) fn runtime() -> Result<Handle, AuthError> {
 
 /// Starts a task that nobody can cancel but the end of the runtime.
 #[allow(clippy::disallowed_methods)] // this is the file that starts tasks
-pub(crate) fn spawn(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+pub(crate) fn spawn(runtime: &Runtime, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
     runtime.spawn(task).abort_handle()
 }
 

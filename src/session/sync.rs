@@ -1,0 +1,16 @@
+//! What stands between the threads of a session. The model check (`model/`) has a file of its own in place of this one,
+//! and so runs everything else as it is.
+
+pub(crate) use std::sync::{Mutex, MutexGuard};
+pub(crate) use tokio::{runtime::Handle as Runtime, task::AbortHandle};
+
+use std::sync::Arc;
+
+tokio::task_local! {
+    /// The sessions, by owner, whose exchange this task is a part of.
+    pub(crate) static WITHIN: Arc<Vec<String>>;
+}
+
+/// Others may come in between here, though there is no lock: the model check lets them.
+#[inline(always)]
+pub(crate) const fn point() {}

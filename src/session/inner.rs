@@ -237,4 +237,9 @@ impl Inner {
     pub(crate) fn glance<T>(&self, f: impl FnOnce(&Desk, &Snapshot, &AuthState) -> T) -> Option<T> {
         self.desk.glance().map(|desk| f(&desk, &self.snapshot.load(), &self.states.borrow()))
     }
+
+    /// The same for the snapshot alone, also in the midst of an edit.
+    pub(crate) fn published(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
 }

@@ -1,4 +1,21 @@
 //! What holds in every order, or in very many.
+//!
+//! What was broken on purpose, and what saw it:
+//!
+//! | broken | seen by |
+//! |---|---|
+//! | a sign-out counts when its task starts | `p13_who_was_called_last_wins` |
+//! | its epoch is chosen after it was counted | the same: a restart finds nobody signed in |
+//! | arrivals are not counted; departures are not | the same |
+//! | a tombstone is laid over a newer epoch | the same: a restart finds nobody signed in |
+//! | an older epoch is published | `p13_a_sign_out_ends…`: the snapshot went back |
+//! | a new epoch leaves the old flight in the slot | `p13_a_flight_of_an_older_epoch…` |
+//! | `join` starts a flight though one flies | `p01_one_flight…` |
+//! | `join` does not see that somebody was faster; `refuse` does not compare the token | `p03_a_late_401…` |
+//! | the seat does not check its number | `p01_a_flight_that_has_landed…` |
+//! | the waiters are woken before the set is published | `p01_one_flight…` |
+//! | they are woken before the slot is free; it is never freed | `p01_a_failure…`, `p02_a_panic…` |
+//! | the state stream is told outside the lock | nearly all |
 
 use super::{
     super::{acquire::Reaction, flight::Want, sync},
@@ -40,6 +57,25 @@ fn p01_one_flight_for_all_who_want_another_token() {
             spawn(async move { leaver.0.leave(leaver.1).await }),
         ]);
         expect(world.exchanges() == 1 && world.flights() == 1, "more than one flight");
+        world.end();
+    });
+}
+
+#[test]
+fn p01_a_flight_that_has_landed_leaves_the_next_alone() {
+    check_all(2, |mut world| {
+        let session = world.signed_in(1);
+        world.spend_tokens();
+        let passenger = world.passenger(&session);
+        let first = gets_one(&passenger);
+        let twice = spawn(async move {
+            for _ in 0..2 {
+                let want = passenger.want(); // the second time, another one than the first has just got
+                expect(passenger.fly(want).await.is_ok(), "somebody got no token");
+            }
+        });
+        world.all(vec![first, twice]);
+        expect(world.exchanges() == world.flights(), "not every flight made one exchange");
         world.end();
     });
 }

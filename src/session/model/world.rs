@@ -413,7 +413,7 @@ pub(super) struct Passenger {
 
 impl Passenger {
     pub(super) fn want(&self) -> Want {
-        Want::InsteadOf(self.session.0.glance(|_, snapshot, _| snapshot.token_id()).flatten())
+        Want::InsteadOf(self.session.0.published().token_id())
     }
 
     /// Joins, and waits until it is told what became of the flight.
@@ -426,13 +426,14 @@ impl Passenger {
         self.note(&landing, None);
         let outcome = landing.clone().await;
         self.note(&landing, Some(format!("{:?}", outcome.as_ref().map_err(AuthError::kind))));
-        self.session.0.glance(|desk, snapshot, _| {
+        let snapshot = self.session.0.published();
+        if let (Ok(()), Want::InsteadOf(Some(wanted))) = (&outcome, want) {
+            let newer = (snapshot.epoch, snapshot.generation) > (wanted.epoch, wanted.generation);
+            expect(newer, "it landed well, and there is no newer set");
+        }
+        self.session.0.glance(|desk, _, _| {
             let still = desk.flight.as_ref().is_some_and(|flight| flight.landing.ptr_eq(&landing));
             expect(!still, "woken before the slot was free");
-            if let (Ok(()), Want::InsteadOf(Some(wanted))) = (&outcome, want) {
-                let newer = (snapshot.epoch, snapshot.generation) > (wanted.epoch, wanted.generation);
-                expect(newer, "it landed well, and there is no newer set");
-            }
         });
         outcome
     }

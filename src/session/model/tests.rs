@@ -176,7 +176,9 @@ fn p05_a_set_that_could_not_be_saved_is_kept_until_it_is() {
 
 /// Calls of sign-ins, by family, and of sign-outs.
 #[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<(Called, Option<u64>)>>>);
+struct Calls(Arc<Mutex<Vec<Call>>>);
+
+type Call = (Called, Option<u64>);
 
 impl Calls {
     fn sign_in(&self, session: &Session, family: u64) -> JoinHandle<()> {
@@ -199,7 +201,7 @@ impl Calls {
     /// lease. Calls that began at one time have no order.
     fn last_has_won(&self, session: &Session) {
         let calls = self.0.lock().unwrap();
-        let overtaken = |(called, family): &(Called, Option<u64>)| {
+        let overtaken = |(called, family): &Call| {
             calls.iter().any(|(other, theirs)| theirs.is_some() != family.is_some() && called.is_before(*other))
         };
         let mut last = calls.iter().filter(|call| !overtaken(call));

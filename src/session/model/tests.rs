@@ -14,6 +14,7 @@
 //! | `join` does not see that somebody was faster; `refuse` does not compare the token | `p03_a_late_401…` |
 //! | the seat does not check its number | `p01_a_flight_that_has_landed…` |
 //! | the waiters are woken before the set is published | `p01_one_flight…` |
+//! | a set is published in one edit and landed in another | `p01_a_flight_that_has_landed…` |
 //! | they are woken before the slot is free; it is never freed | `p01_a_failure…`, `p02_a_panic…` |
 //! | the state stream is told outside the lock | nearly all |
 

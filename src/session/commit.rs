@@ -53,9 +53,12 @@ impl Inner {
             let expected = match from {
                 From::Version(version) => version,
                 From::Look => {
-                    let (Ok(found), Ok(mark)) = (self.vault.load().await, self.vault.mark().await) else {
-                        return Committed::Unsaved;
-                    };
+                    let (mut found, mark) = (self.vault.load().await, self.vault.mark().await);
+                    if found.is_err() && mark.as_ref().is_ok_and(|mark| *mark <= record.epoch) {
+                        // Nobody has signed out since: what cannot be read there would keep this set from ever being saved.
+                        found = self.vault.load_or_put_aside(held).await;
+                    }
+                    let (Ok(found), Ok(mark)) = (found, mark) else { return Committed::Unsaved };
                     let view = View { found: found.as_ref(), mark, epoch: record.epoch, base: record.generation };
                     match settle(&view, record, &self.owner) {
                         Settle::Saved => return self.saved(record).await,

@@ -129,6 +129,8 @@ async fn p12_a_record_of_another_account_is_never_used() {
     let alices = world.store.stored(&keys[0]).unwrap();
     world.store.put(&keys[1], alices.bytes());
     assert_eq!(world.builder().open("bob").await.unwrap_err().kind(), ErrorKind::Store);
+    assert!(world.store.stored(&keys[1]).is_none(), "it was put aside");
+    world.store.put(&keys[1], alices.bytes());
     assert!(bob.refresh().await.is_err());
     assert_eq!((token(&bob).await, issuer.exchanges(), world.books().0), (Ok("a9.0".into()), 0, 0));
 }

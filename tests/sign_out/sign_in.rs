@@ -10,8 +10,8 @@ use crate::{
 use serde_json::json;
 use std::time::Duration;
 use tower_reauth::{
-    AuthEvent, ErrorKind, Grants, LockCause, RefreshError, RefreshGrant, Refresher, Session, SessionBuilder, SignIn,
-    SignOut, Tokens, gate_fn,
+    AuthEvent, ErrorKind, Grants, LockCause, RefreshError, RefreshGrant, Refresher, Session, SessionBuilder,
+    SessionStore as _, SignIn, SignOut, Tokens, gate_fn,
 };
 
 #[tokio::test(start_paused = true)]
@@ -100,6 +100,36 @@ async fn an_unsaved_sign_in_wins_over_whoever_writes_in_the_meantime() {
     pass(30 * SEC).await;
     assert_eq!((state(&a), world.refresh_token(), world.books().0), ("active", "r-new".into(), 0));
     assert_eq!((token(&b).await, state(&b)), (Ok("new".into()), "active"));
+}
+
+/// The lease is busy for longer than a sign-in waits, and what stands in the store will never be readable: it is put aside
+/// as soon as the lease can be had, and does not keep the sign-in from being saved.
+#[tokio::test(start_paused = true)]
+async fn p05_a_sign_in_is_saved_in_the_place_of_a_record_that_cannot_be_read() {
+    let (world, a) = World::signed_in(Flaky::new()).await;
+    let key = world.store.keys()[0].clone();
+    world.store.put(&key, b"garbage");
+    let busy = world.store.lease(&key, SEC).await.unwrap();
+    a.sign_in(Tokens::new("new").with_refresh_token("r-new").with_expires_in(1000 * SEC)).await.unwrap();
+    assert_eq!((state(&a), world.store.count(Call::SetAside)), ("active, unsaved", 0));
+    drop(busy);
+    pass(60 * SEC).await;
+    assert_eq!((state(&a), world.refresh_token()), ("active", "r-new".into()));
+    assert_eq!(world.store.count(Call::SetAside), 1);
+}
+
+/// A sign-out since: what cannot be read stays where it is.
+#[tokio::test(start_paused = true)]
+async fn an_unsaved_sign_in_that_was_signed_out_puts_nothing_aside() {
+    let (world, a) = World::signed_in(Flaky::new()).await;
+    let key = world.store.keys()[0].clone();
+    world.store.put(&key, b"garbage");
+    let busy = world.store.lease(&key, SEC).await.unwrap();
+    a.sign_in(Tokens::new("new").with_refresh_token("r-new").with_expires_in(1000 * SEC)).await.unwrap();
+    world.store.raise_epoch(&key, 5).await.unwrap();
+    drop(busy);
+    pass(60 * SEC).await;
+    assert_eq!(world.store.count(Call::SetAside), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ pub enum Call {
     Renew,
     Save,
     Remove,
+    SetAside,
     Mark,
     Raise,
 }
@@ -161,6 +162,11 @@ impl Flaky {
     /// The bytes of the record, past all faults.
     pub fn stored(&self, key: &AccountKey) -> Option<Stored> {
         self.store.load(key).now_or_never().unwrap().unwrap()
+    }
+
+    /// The bytes of the record of the first account.
+    pub fn record_bytes(&self) -> Option<Vec<u8>> {
+        self.stored(&self.keys()[0]).map(|stored| stored.bytes().to_vec())
     }
 
     /// The record of the first account.
@@ -329,6 +335,10 @@ impl SessionStore for Flaky {
     async fn remove(&self, lease: &mut FlakyLease, expected: Option<&Version>) -> Result<(), StoreError> {
         self.run(Call::Remove, async || lease.with(async |store, lease| store.remove(lease, expected).await).await)
             .await
+    }
+
+    async fn set_aside(&self, lease: &mut FlakyLease) -> Result<(), StoreError> {
+        self.run(Call::SetAside, async || lease.with(async |store, lease| store.set_aside(lease).await).await).await
     }
 
     async fn raise_epoch(&self, key: &AccountKey, to: u64) -> Result<u64, StoreError> {

@@ -28,15 +28,20 @@ const SHREDDING: Duration = Duration::from_secs(2);
 /// The account has a key per epoch (sign-ins and sign-outs count epochs). Once the record of a newer epoch is saved, or
 /// the record is removed, the keys of older epochs are [destroyed](KeySource::destroy): an old copy of the record, put
 /// back or read from the disk, no longer opens. That comes *after* the save, so that no crash leaves a record without its
-/// key; a crash in between, or a failing key source, leaves old keys until the next save of any process.
+/// key; a crash in between, or a failing key source, leaves old keys until the next save of any process. While a keyring is
+/// locked, a sign-out counts at once, but the record and its key stay until the next sign-in.
 ///
 /// It does not protect against an old copy of the *same* epoch that is put back, nor against somebody who reads the keys.
+/// The first record of a sign-in belongs to the epoch before, until the next save; so does to the sign-out's what a refresh
+/// saved that was on its way: its copies open until the keys of *that* epoch are destroyed.
 ///
 /// # Costs
 /// A save asks the inner store for the epoch's mark, and the first one under a lease asks the key source. A load asks the
-/// key source once per key and process; keys are kept in memory (zeroized) until their epoch ends.
+/// key source once per key and process, but each time between a sign-in and the next save; keys are kept in memory
+/// (zeroized) until their epoch ends.
 ///
-/// A record is a few hundred bytes shorter than 1 MiB. Records of a store that was used without `Sealed` before are `Corrupt`: its users sign in once more.
+/// A record is a few hundred bytes shorter than 1 MiB. Records of a store that was used without `Sealed` before are
+/// `Corrupt`: its users sign in once more.
 ///
 /// ```no_run
 /// # async fn open() -> Result<(), tower_reauth::BoxError> {
@@ -128,7 +133,8 @@ impl<S: SessionStore, K: KeySource> Sealed<S, K> {
         if self.ring(account, |ring| ring.destroyed >= epoch) {
             return;
         }
-        let destroyed = AssertUnwindSafe(self.0.source.destroy(account, epoch)).catch_unwind();
+        // Within the future: a source may panic before it has made one.
+        let destroyed = AssertUnwindSafe(async { self.0.source.destroy(account, epoch).await }).catch_unwind();
         if let Ok(Ok(Ok(()))) = tokio::time::timeout(SHREDDING, destroyed).await {
             self.ring(account, |ring| ring.destroyed = ring.destroyed.max(epoch));
         }
@@ -138,10 +144,10 @@ impl<S: SessionStore, K: KeySource> Sealed<S, K> {
 /// What a key source reports must not be taken for the record's fate, nor for the lease's.
 fn of_keys(error: StoreError) -> StoreError {
     match error.kind() {
-        StoreErrorKind::Corrupt | StoreErrorKind::Conflict | StoreErrorKind::LeaseLost => {
+        StoreErrorKind::Unavailable | StoreErrorKind::NewerVersion | StoreErrorKind::Denied => error,
+        StoreErrorKind::Corrupt | StoreErrorKind::TooLarge | StoreErrorKind::Conflict | StoreErrorKind::LeaseLost => {
             StoreError::new(StoreErrorKind::Denied).with_source(error)
         }
-        _ => error,
     }
 }
 
@@ -233,6 +239,8 @@ impl<S: SessionStore, K: KeySource> SessionStore for Sealed<S, K> {
     }
 
     async fn set_aside(&self, lease: &mut Self::Lease) -> Result<(), StoreError> {
+        // A keyring that is only locked opens no record, and seals none to take its place: then this one stays.
+        self.current(lease).await?;
         self.0.store.set_aside(&mut lease.inner).await
     }
 

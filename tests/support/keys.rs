@@ -66,6 +66,18 @@ impl Keys {
         self.table().asked.iter().filter(|it| **it == asked).count()
     }
 
+    /// From now on everything that is asked for fails, until it is [`heal`](Self::heal)ed.
+    pub fn fail(&self, kind: StoreErrorKind) {
+        let trouble = Some(Trouble::Fail(kind));
+        let mut table = self.table();
+        (table.making, table.finding, table.destroying) = (trouble, trouble, trouble);
+    }
+
+    pub fn heal(&self) {
+        let mut table = self.table();
+        (table.making, table.finding, table.destroying) = (None, None, None);
+    }
+
     async fn meet(&self, asked: Asked) -> Result<(), StoreError> {
         let trouble = {
             let mut table = self.table();

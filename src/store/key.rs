@@ -2,13 +2,14 @@
 
 use super::StoreError;
 use crate::account::AccountKey;
-use std::fmt;
-use zeroize::Zeroizing;
+use std::{fmt, sync::Arc};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// 256 bits with a name. Zeroized, redacted.
 #[derive(Clone)]
 pub struct SealingKey {
-    bytes: Zeroizing<[u8; 32]>,
+    /// In one place: a list that moves its keys leaves no copies behind.
+    bytes: Arc<Zeroizing<[u8; 32]>>,
     id: String,
 }
 
@@ -17,8 +18,10 @@ impl SealingKey {
     /// a secret that is; the caller wipes its own copy.
     ///
     /// A name stands for one key for ever: choose it at random with the key.
-    pub fn new(id: impl Into<String>, bytes: [u8; 32]) -> Self {
-        Self { bytes: Zeroizing::new(bytes), id: id.into() }
+    pub fn new(id: impl Into<String>, mut bytes: [u8; 32]) -> Self {
+        let kept = Arc::new(Zeroizing::new(bytes));
+        bytes.zeroize();
+        Self { bytes: kept, id: id.into() }
     }
 
     /// Its name.
@@ -43,15 +46,18 @@ impl fmt::Debug for SealingKey {
 /// sign-out final: the bytes of an old record may survive on flash or in a backup, but nothing opens them.
 ///
 /// # What a source may rely on
-/// - [`current`](Self::current) and [`destroy`](Self::destroy) are called by the holder of the account's lease only, one
-///   at a time, whatever the number of processes. A source without compare-and-set is safe, as long as a call whose
-///   future was dropped writes nothing later.
+/// - [`current`](Self::current) and [`destroy`](Self::destroy) are called by the holder of the account's lease only. Over a
+///   store whose leases do not expire (a `FileStore`) that is one at a time, whatever the number of processes: a source
+///   without compare-and-set is safe there, as long as a call whose future was dropped writes nothing later. Where leases
+///   expire (a `RedisStore`), a holder that was stopped may go on while the next one is at work: there `current` has to
+///   insert the key of an epoch only if there is none, and answer the one that is kept.
 /// - [`find`](Self::find) is called at any time, by anybody.
+/// - It serves one store. Epochs are counted by a store: a sign-out in one would destroy the keys of another.
 ///
 /// # Errors
 /// An error reaches the session with its kind: [`Unavailable`](crate::StoreErrorKind::Unavailable) if it may work later,
-/// [`Denied`](crate::StoreErrorKind::Denied) if a person has to do something. `Corrupt`, `Conflict` and `LeaseLost` speak
-/// of records, and arrive as `Denied`: what a *key* suffers from is no reason to put a record aside.
+/// [`Denied`](crate::StoreErrorKind::Denied) if a person has to do something. `Corrupt`, `TooLarge`, `Conflict` and
+/// `LeaseLost` speak of records, and arrive as `Denied`: what a *key* suffers from is no reason to put a record aside.
 ///
 /// # Cancellation
 /// A call may be dropped at any point; the next one finds what it left.

@@ -15,11 +15,13 @@ use zeroize::{Zeroize as _, Zeroizing};
 /// There is one entry per account: the service is the application's name, the user the [`AccountKey`], the secret a short
 /// versioned JSON list of keys. An entry that cannot be read is never overwritten.
 ///
-/// A keyring belongs to one user of one machine: it goes with a `FileStore`. It has no compare-and-set, and needs none:
-/// [`Sealed`](crate::Sealed) changes it under the account's lease only.
+/// A keyring belongs to one user of one machine: it goes with a `FileStore`, each directory with a service name of its own.
+/// It has no compare-and-set, and needs none: [`Sealed`](crate::Sealed) changes it under the account's lease only.
 ///
 /// Calls of a keyring block, perhaps until a person has answered a prompt. They run on a thread of their own, one at a
-/// time; whoever has stopped waiting for one has nothing written, and no runtime waits for it at its end.
+/// time, and no runtime waits for them at its end. Whoever has stopped waiting (after 10 s; after 2 s for keys that are to
+/// be destroyed) has no write begun; one that the keyring was given already may still land, and undo what another process
+/// has written since.
 ///
 /// Making a platform's store may block too, and some of them panic on an async thread: set it before the runtime starts,
 /// or on a thread of `spawn_blocking`.

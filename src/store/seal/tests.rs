@@ -19,13 +19,13 @@ fn sealed(plain: &[u8]) -> Vec<u8> {
     seal(&key("k1", 7), Purpose::Session, 4, &account('a'), plain).unwrap()
 }
 
-/// A list that grows, or closes a gap, moves its keys: nothing is left where they were.
+/// A list that grows, or closes a gap, moves its keys: their bytes stay in one place.
 #[test]
 fn p16_a_key_that_moves_leaves_no_copy() {
     let key = key("k1", 7);
     let place = key.bytes().as_ptr();
     let clone = key.clone();
-    let keys = vec![key];
+    let keys = [key];
     assert_eq!((keys[0].bytes().as_ptr(), clone.bytes().as_ptr()), (place, place));
 }
 

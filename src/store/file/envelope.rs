@@ -30,6 +30,9 @@ pub(super) fn write(account: &AccountKey, version: &Version, record: &[u8]) -> Z
 }
 
 pub(super) fn read(account: &AccountKey, file: &[u8]) -> Result<Stored, StoreError> {
+    if is_newer(file) {
+        return Err(StoreError::new(StoreErrorKind::NewerVersion));
+    }
     if file.len() > MAX_FILE {
         return Err(StoreError::new(StoreErrorKind::TooLarge));
     }
@@ -40,10 +43,8 @@ pub(super) fn read(account: &AccountKey, file: &[u8]) -> Result<Stored, StoreErr
     if words.next() != Some(MAGIC) {
         return Err(corrupt("not a file of this store"));
     }
-    match words.next().and_then(|format| format.parse::<u32>().ok()) {
-        Some(FORMAT) => {}
-        Some(newer) if newer > FORMAT => return Err(StoreError::new(StoreErrorKind::NewerVersion)),
-        _ => return Err(corrupt("no format that there ever was")),
+    if words.next().and_then(|format| format.parse().ok()) != Some(FORMAT) {
+        return Err(corrupt("no format that there ever was"));
     }
     let (Some(version), Some(length), Some(sum), None) = (words.next(), words.next(), words.next(), words.next())
     else {
@@ -57,6 +58,16 @@ pub(super) fn read(account: &AccountKey, file: &[u8]) -> Result<Stored, StoreErr
     }
     let version = unhex(version).ok_or_else(|| corrupt("no version"))?;
     Ok(Stored::new(record, Version::from_bytes(version)))
+}
+
+/// What a newer format looks like behind its number, and how large it may be, is not for this one to judge.
+fn is_newer(file: &[u8]) -> bool {
+    let mut words = file.split(|byte| matches!(byte, b' ' | b'\n'));
+    words.next() == Some(MAGIC.as_bytes())
+        && words
+            .next()
+            .and_then(|format| std::str::from_utf8(format).ok()?.parse().ok())
+            .is_some_and(|it: u32| it > FORMAT)
 }
 
 fn checksum(account: &AccountKey, version: &str, record: &[u8]) -> String {
@@ -97,6 +108,10 @@ mod tests {
         assert_eq!(kind(file.as_bytes()), None);
         let newer = file.replacen(" 1 ", " 2 ", 1);
         assert_eq!(kind(newer.as_bytes()), Some(StoreErrorKind::NewerVersion));
+        for behind in [vec![b' '; 2 * MAX_FILE], vec![b' ', 0xff], b"\n".to_vec()] {
+            let newer = [MAGIC.as_bytes(), b" 2", &behind].concat();
+            assert_eq!(kind(&newer), Some(StoreErrorKind::NewerVersion), "whatever stands behind the number");
+        }
         for bad in
             ["", "\n", "{}", &file.replacen(" 1 ", " 0 ", 1), &file.replacen(" 1 ", " -1 ", 1), &"x".repeat(4096)]
         {

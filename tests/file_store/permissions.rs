@@ -97,8 +97,10 @@ async fn case_16_what_belongs_to_another_user_is_refused() {
     chown(place.root(), Some(65534), None).unwrap();
     assert!(denied(&place.root()));
     let empty = tempfile::tempdir().unwrap();
+    set_mode(empty.path(), 0o755);
     chown(empty.path(), Some(65534), None).unwrap();
     assert!(denied(empty.path()));
+    assert_eq!(mode(empty.path()), 0o755, "and left as it is, though root might close it");
 }
 
 /// Root may write anywhere, until it gives that up.

@@ -133,6 +133,7 @@ pub(super) fn open_root(dir: &Path) -> Result<PathBuf, StoreError> {
     let dir = fs::canonicalize(dir).map_err(|error| trouble("cannot find", dir, error))?;
     let look = || fs::metadata(&dir).map_err(|error| trouble("cannot look at", &dir, error));
     if check(&look()?, &dir, true, "a directory").is_err()
+        && is_mine(&look()?)
         && fs::read_dir(&dir).is_ok_and(|mut names| names.next().is_none())
     {
         make_private(&dir).map_err(|error| trouble("cannot close to others", &dir, error))?;
@@ -143,8 +144,18 @@ pub(super) fn open_root(dir: &Path) -> Result<PathBuf, StoreError> {
 }
 
 #[cfg(unix)]
+fn is_mine(found: &fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::uid(found) == rustix::process::geteuid().as_raw()
+}
+
+#[cfg(unix)]
 fn make_private(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn is_mine(_: &fs::Metadata) -> bool {
+    true
 }
 
 #[cfg(not(unix))]
@@ -165,7 +176,7 @@ fn check(found: &fs::Metadata, path: &Path, as_expected: bool, what: &str) -> Re
     if !as_expected {
         return Err(denied(format!("{path} is not {what}")));
     }
-    if found.uid() != rustix::process::geteuid().as_raw() {
+    if !is_mine(found) {
         return Err(denied(format!("{path} belongs to another user")));
     }
     if found.mode() & 0o077 != 0 {

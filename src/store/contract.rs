@@ -1,10 +1,14 @@
 //! The contract test of stores, behind [`store_contract!`](crate::store_contract).
 
-use super::{LeaseGuard as _, SessionStore, StoreErrorKind, Stored, Version};
+mod leases;
+
+pub use leases::{a_lease_that_ran_out_cannot_write, one_lease_at_a_time, renews, who_stops_waiting_leaves_nothing};
+
+use super::{SessionStore, StoreErrorKind, Stored, Version};
 use crate::account::AccountKey;
 use futures_util::{
     FutureExt as _,
-    future::{join, join_all, join3},
+    future::{join_all, join3},
 };
 use std::{
     sync::{
@@ -28,18 +32,20 @@ use tokio::time::{sleep, timeout};
 /// | `keeps_bytes_as_they_are` | any bytes, up to 1 MiB less 512 bytes for a store around it |
 /// | `one_lease_at_a_time` | a lease is waited for, and released on drop |
 /// | `who_stops_waiting_leaves_nothing` | a waiting future that is dropped holds up nobody |
+/// | `a_lease_that_ran_out_cannot_write` | if leases have a term; else one does not end by itself |
 /// | `renews` | a lease that is held can be renewed, and tells no more than its term |
 /// | `keeps_accounts_apart` | records, leases and marks of one account never touch another's |
 /// | `marks_need_no_lease` | `raise_epoch` answers while somebody else holds the lease |
 /// | `marks_are_a_maximum` | also of many who raise at once; 0 reads; a removed record leaves it |
 /// | `lists_accounts_with_a_record` | and no other |
 /// | `a_save_that_was_left_is_old_or_new` | dropped at any point: the record is the old or the new one, and the next holder can go on |
+/// | `a_save_that_was_left_is_not_written_later` | over what the same holder saved since |
 /// | `a_reader_sees_old_or_new` | while others write: never half a record, and never none |
 /// | `hints_are_only_hints` | waiting for `changed` is harmless, and does not spin |
 /// | `what_is_put_aside_is_gone` | `set_aside` either refuses or makes room |
 ///
-/// What no test in one process can hold stays yours: that a save which answered survives a crash, and that a lease which
-/// ran out cannot write.
+/// What no test in one process can hold stays yours: that a save which answered survives a crash, and that all this is
+/// so among processes.
 ///
 /// ```
 /// # mod tests {
@@ -62,12 +68,14 @@ macro_rules! store_contract {
                 keeps_bytes_as_they_are
                 one_lease_at_a_time
                 who_stops_waiting_leaves_nothing
+                a_lease_that_ran_out_cannot_write
                 renews
                 keeps_accounts_apart
                 marks_need_no_lease
                 marks_are_a_maximum
                 lists_accounts_with_a_record
                 a_save_that_was_left_is_old_or_new
+                a_save_that_was_left_is_not_written_later
                 a_reader_sees_old_or_new
                 hints_are_only_hints
                 what_is_put_aside_is_gone
@@ -105,8 +113,9 @@ where
     runtime.block_on(async { test(open().await).await });
 }
 
+/// They differ in the last digit only: a key is all of its digits.
 fn key(digit: char) -> AccountKey {
-    AccountKey::from_hex(&digit.to_string().repeat(64)).expect("64 hex digits")
+    AccountKey::from_hex(&format!("{digit:0>64}")).expect("64 hex digits")
 }
 
 async fn lease<S: SessionStore>(store: &S, key: &AccountKey) -> S::Lease {
@@ -202,55 +211,6 @@ pub async fn keeps_bytes_as_they_are<S: SessionStore>(store: S) {
     }
 }
 
-pub async fn one_lease_at_a_time<S: SessionStore>(store: S) {
-    let key = key('a');
-    let held = lease(&store, &key).await;
-    assert!(!is_free(&store, &key).await, "two leases of one record at a time");
-    assert!(load(&store, &key).await.is_none(), "reading needs no lease");
-    // Who waits gets it once it is released.
-    let release = async {
-        sleep(A_WHILE).await;
-        drop(held);
-    };
-    let next = timeout(SOON, join(store.lease(&key, TERM), release));
-    let (next, ()) = next.await.expect("a lease that was dropped is free");
-    let mut next = next.expect("a lease that was dropped is free");
-    save(&store, &mut next, None, b"by the second holder").await.expect("the second holder may write");
-}
-
-pub async fn who_stops_waiting_leaves_nothing<S: SessionStore>(store: S) {
-    let key = key('a');
-    let held = lease(&store, &key).await;
-    for _ in 0..5 {
-        assert!(timeout(A_WHILE / 10, store.lease(&key, TERM)).await.is_err(), "two leases at a time");
-    }
-    drop(held);
-    for polls in 0..20 {
-        let mut waiting = Box::pin(store.lease(&key, TERM));
-        for _ in 0..polls {
-            if (&mut waiting).now_or_never().is_some() {
-                break;
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        drop(waiting);
-        drop(lease(&store, &key).await);
-    }
-}
-
-pub async fn renews<S: SessionStore>(store: S) {
-    let key = key('a');
-    let mut lease = lease(&store, &key).await;
-    for _ in 0..3 {
-        lease.renew().await.expect("a lease that is held can be renewed");
-        if let Some(left) = lease.valid_for() {
-            assert!(left <= TERM && left > TERM / 2, "{left:?} of {TERM:?} are left after a renewal");
-        }
-        assert!(!is_free(&store, &key).await, "renewing released it");
-    }
-    save(&store, &mut lease, None, b"record").await.expect("save");
-}
-
 pub async fn keeps_accounts_apart<S: SessionStore>(store: S) {
     let (a, b) = (key('a'), key('b'));
     let mut of_a = lease(&store, &a).await;
@@ -298,7 +258,7 @@ pub async fn marks_are_a_maximum<S: SessionStore>(store: S) {
     store.remove(&mut lease, Some(&version)).await.expect("remove");
     drop(lease);
     assert_eq!(mark(&*store, &key).await, 40, "the mark survives the record");
-    assert_eq!(store.raise_epoch(&key, (1 << 40) + 1).await.expect("raise"), (1 << 40) + 1, "exact, and no float");
+    assert_eq!(store.raise_epoch(&key, (1 << 53) + 1).await.expect("raise"), (1 << 53) + 1, "exact, and no float");
 }
 
 pub async fn lists_accounts_with_a_record<S: SessionStore>(store: S) {
@@ -350,6 +310,38 @@ pub async fn a_save_that_was_left_is_old_or_new<S: SessionStore>(store: S) {
         );
         old = new;
         save(&store, &mut holder, Some(found.version()), &old).await.expect("the next holder can go on");
+    }
+}
+
+pub async fn a_save_that_was_left_is_not_written_later<S: SessionStore>(store: S) {
+    let key = key('a');
+    let mut lease = lease(&store, &key).await;
+    let left = vec![b'x'; 200_000];
+    let mut version = save(&store, &mut lease, None, b"0").await.expect("save");
+    for polls in 1..=15 {
+        {
+            let mut saving = Box::pin(store.save(&mut lease, Some(&version), &left));
+            for _ in 0..polls {
+                if (&mut saving).now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        for tries in 1.. {
+            version = load(&store, &key).await.expect("the record").version().clone();
+            match save(&store, &mut lease, Some(&version), b"mine").await {
+                Ok(saved) => {
+                    version = saved;
+                    break;
+                }
+                Err(kind) => {
+                    assert!(kind == StoreErrorKind::Conflict && tries < 4, "{kind:?}: the holder cannot go on")
+                }
+            }
+        }
+        sleep(Duration::from_millis(10)).await;
+        assert_eq!(load(&store, &key).await.expect("the record").version(), &version, "written over a later save");
     }
 }
 
@@ -405,6 +397,7 @@ pub async fn what_is_put_aside_is_gone<S: SessionStore>(store: S) {
     match store.set_aside(&mut lease).await {
         Ok(()) => {
             assert!(load(&store, &key).await.is_none());
+            assert_eq!(store.accounts().await.expect("accounts"), []);
             assert_eq!(mark(&store, &key).await, 2);
             let next = save(&store, &mut lease, None, b"new").await.expect("there is room");
             assert_ne!(version, next);

@@ -25,6 +25,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 const RECORD: &str = "session";
 const SCRATCH: &str = "session.new";
@@ -52,7 +53,7 @@ const SCRATCH: &str = "session.new";
 /// - Permissions are checked on Unix only; elsewhere put it into a directory that only the user may enter.
 ///
 /// Dropping a future of this store leaves nothing half-done: what was begun is finished under the lock that it was begun
-/// under, which is held until then.
+/// under, which is held until then, and nothing else is begun under that lock before.
 ///
 /// ```
 /// use tower_reauth::{FileStore, Session, Tokens, refresh_fn};
@@ -88,18 +89,25 @@ impl FileStore {
 }
 
 mod lease {
-    use super::{AccountKey, Arc, LeaseGuard, Lock, StoreError, blocking};
+    use super::{AccountKey, Arc, LeaseGuard, Lock, Mutex, OwnedMutexGuard, StoreError, blocking};
 
     /// The lease of a `FileStore`: valid until it is dropped, or its directory is removed.
     #[derive(Debug)]
     pub struct Lease {
         pub(super) key: AccountKey,
-        pub(super) lock: Arc<Lock>,
+        pub(super) lock: Arc<Mutex<Lock>>,
+    }
+
+    impl Lease {
+        /// One call at a time: what a caller left, on a disk that hangs, would write over what came after it.
+        pub(super) async fn turn(&self) -> OwnedMutexGuard<Lock> {
+            self.lock.clone().lock_owned().await
+        }
     }
 
     impl LeaseGuard for Lease {
         async fn renew(&mut self) -> Result<(), StoreError> {
-            let lock = self.lock.clone();
+            let lock = self.turn().await;
             blocking(move || lock.held().map(drop)).await
         }
     }
@@ -129,7 +137,7 @@ impl SessionStore for FileStore {
         loop {
             let place = self.place(key);
             if let Some(lock) = blocking(move || Lock::take(place)).await? {
-                return Ok(lease::Lease { key: key.clone(), lock: Arc::new(lock) });
+                return Ok(lease::Lease { key: key.clone(), lock: Arc::new(Mutex::new(lock)) });
             }
             poll.pause().await;
         }
@@ -148,7 +156,7 @@ impl SessionStore for FileStore {
         getrandom::fill(&mut version).map_err(|error| StoreError::unavailable(error.to_string()))?;
         let version = Version::from_bytes(version);
         let file = envelope::write(&lease.key, &version, bytes);
-        let (lock, key, expected) = (lease.lock.clone(), lease.key.clone(), expected.cloned());
+        let (lock, key, expected) = (lease.turn().await, lease.key.clone(), expected.cloned());
         blocking(move || {
             let place = lock.held()?;
             compare(place, &key, expected.as_ref())?;
@@ -159,7 +167,7 @@ impl SessionStore for FileStore {
     }
 
     async fn remove(&self, lease: &mut lease::Lease, expected: Option<&Version>) -> Result<(), StoreError> {
-        let (lock, key, expected) = (lease.lock.clone(), lease.key.clone(), expected.cloned());
+        let (lock, key, expected) = (lease.turn().await, lease.key.clone(), expected.cloned());
         blocking(move || {
             let place = lock.held()?;
             compare(place, &key, expected.as_ref())?;
@@ -171,7 +179,7 @@ impl SessionStore for FileStore {
     }
 
     async fn set_aside(&self, lease: &mut lease::Lease) -> Result<(), StoreError> {
-        let lock = lease.lock.clone();
+        let lock = lease.turn().await;
         blocking(move || rename_aside(&lock).map(drop)).await
     }
 

@@ -166,3 +166,58 @@ async fn who_stops_waiting_for_an_answer_leaves_no_lease() {
     sleep(SEC / 5).await;
     timeout(SEC, store.lease(&key('a'), TERM)).await.expect("held by nobody").unwrap();
 }
+
+/// A way to Redis on which the first connection hangs for a while: what was said on it arrives after what was said on
+/// the next one.
+struct Detour {
+    url: String,
+    hangs: tokio::sync::watch::Sender<bool>,
+}
+
+impl Detour {
+    async fn to(redis: &Redis) -> Self {
+        let (hangs, hanging) = tokio::sync::watch::channel(false);
+        let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (url, port) = (format!("redis://{}/", door.local_addr().unwrap()), redis.port());
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (client, server) =
+                    (door.accept().await.unwrap().0, tokio::net::TcpStream::connect(("127.0.0.1", port)));
+                let ((mut from, mut back), (mut answers, mut to)) =
+                    (client.into_split(), server.await.unwrap().into_split());
+                let mut hanging = hanging.clone();
+                tokio::spawn(async move {
+                    let mut said = vec![0; 4096];
+                    while let Ok(length @ 1..) = tokio::io::AsyncReadExt::read(&mut from, &mut said).await {
+                        if number == 0 {
+                            hanging.wait_for(|hangs| !hangs).await.unwrap();
+                        }
+                        tokio::io::AsyncWriteExt::write_all(&mut to, &said[..length]).await.unwrap();
+                    }
+                });
+                tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            }
+        });
+        Self { url, hangs }
+    }
+}
+
+/// P6: it asks for no version, and the good record that was saved since is not what it was meant for.
+#[tokio::test]
+async fn p06_a_set_aside_that_arrives_late_takes_no_good_record() {
+    let redis = Redis::start();
+    let detour = Detour::to(&redis).await;
+    let store = RedisStore::connect(&detour.url).await.unwrap();
+    let mut lease = store.lease(&key('a'), TERM).await.unwrap();
+    redis.ask::<()>(&["SET", &crate::name('a', "record"), "of another program"]).await;
+    detour.hangs.send_replace(true);
+    assert_eq!(kind(store.set_aside(&mut lease).await), StoreErrorKind::Unavailable);
+    assert_eq!(kind(lease.renew().await), StoreErrorKind::LeaseLost, "it is given up");
+
+    let mut lease = timeout(10 * SEC, store.lease(&key('a'), TERM)).await.expect("and given back").unwrap();
+    store.set_aside(&mut lease).await.unwrap();
+    let good = store.save(&mut lease, None, b"good").await.unwrap();
+    detour.hangs.send_replace(false);
+    sleep(SEC / 2).await;
+    assert_eq!(store.load(&key('a')).await.unwrap().map(|found| found.version().clone()), Some(good));
+}

@@ -168,6 +168,12 @@ mod lease {
             u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 40)
         }
 
+        /// One that was given up: every script finds that its owner holds nothing.
+        pub(super) fn lost(&self) -> Self {
+            let (store, key) = (self.store.clone(), self.key.clone());
+            Self { store, key, owner: String::new(), ttl: self.ttl, since: None }
+        }
+
         pub(super) fn place(&self) -> String {
             self.store.key(&self.key, "lease")
         }
@@ -279,12 +285,17 @@ impl SessionStore for RedisStore {
         self.run(script.arg(expectation(expected))).await.map(drop)
     }
 
-    /// Under a key of its own, which never expires.
+    /// Under a key of its own, which never expires. It asks for no version, so that one which arrives late would take
+    /// whatever was saved since: without an answer the lease is given up.
     async fn set_aside(&self, lease: &mut lease::Lease) -> Result<(), StoreError> {
         let aside = self.key(&lease.key, &format!("aside:{}", hex(&random()?)));
         let mut script = script::SET_ASIDE.key(lease.place());
         script.key(self.key(&lease.key, "record")).key(aside);
-        self.run(script.arg(&lease.owner).arg(self.key(&lease.key, "changed"))).await.map(drop)
+        let lost = lease.lost();
+        let held = std::mem::replace(lease, lost);
+        self.run(script.arg(&held.owner).arg(self.key(&held.key, "changed"))).await?;
+        *lease = held;
+        Ok(())
     }
 
     async fn raise_epoch(&self, key: &AccountKey, to: u64) -> Result<u64, StoreError> {

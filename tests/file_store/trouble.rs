@@ -104,6 +104,22 @@ async fn case_12_the_disk_is_full_before_anything_is_sent() {
     assert_eq!(token(&session).await, Ok("a1.1".into()));
 }
 
+/// Nobody can read it any more, and nobody will: it is put aside, and the tokens in hand are saved.
+#[tokio::test]
+async fn case_12_a_record_that_is_damaged_in_mid_exchange_costs_no_tokens() {
+    let place = Place::signed_in().await;
+    let session = place.open().await.unwrap();
+    let (hold, flight) = in_mid_exchange(&place, &session).await;
+    fs::write(place.record(), "damaged").unwrap();
+    hold.add_permits(1);
+    assert!(flight.await.unwrap());
+    until(|| state(&session) == "active").await;
+    assert_eq!(place.aside().len(), 1, "it is kept");
+    drop(session);
+    let again = place.open().await.unwrap();
+    assert_eq!((state(&again), token(&again).await), ("active", Ok("a1.1".into())));
+}
+
 #[tokio::test]
 async fn p05_an_account_that_is_removed_in_mid_exchange_is_saved_anew() {
     let place = Place::signed_in().await;

@@ -228,8 +228,8 @@ impl Session {
         self.detached(self.0.clone().begin_again()).await
     }
 
-    /// Waits for the refresh under way, for tokens that are not saved yet, and for a revocation: what a short-lived
-    /// program does last. The session can be used afterwards.
+    /// Waits for the refresh under way, for tokens that are not saved yet, for a revocation, and until the lease is given
+    /// back: what a short-lived program does last. The session can be used afterwards.
     ///
     /// # Errors
     /// `Store` if tokens could not be saved: they are lost when the process ends now.
@@ -241,8 +241,10 @@ impl Session {
         self.0.jobs.idle().await;
         let settled = self.0.settle_unsaved().await;
         self.0.jobs.idle().await; // a revocation that came of it
+        let settled = settled.map(drop); // with the lease that was kept
+        self.0.vault.idle().await;
         match settled {
-            Ok(_released) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => {
                 Err(AuthError::new(ErrorKind::Store, "the newest tokens could not be saved").caused_by(error))
             }

@@ -13,6 +13,8 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 const CALL: Duration = Duration::from_secs(10);
 /// How long a start waits for the lease, to put aside what cannot be read.
 const ASIDE_WAIT: Duration = Duration::from_secs(1);
+/// How long the end of a program waits for leases that are on their way back.
+const IDLE: Duration = Duration::from_secs(3);
 /// How long a flight waits for the lease.
 pub(crate) const LEASE_WAIT: Duration = Duration::from_secs(60);
 
@@ -116,6 +118,15 @@ impl Vault {
         if AssertUnwindSafe(self.store.changed(&self.key)).catch_unwind().await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// Leases that were dropped are given back, as far as the store answers.
+    pub(crate) async fn idle(&self) {
+        let idle = async {
+            self.store.idle().await;
+            Ok(())
+        };
+        let _ = bounded(IDLE, idle).await;
     }
 
     pub(crate) fn account(&self) -> &AccountId {

@@ -99,6 +99,12 @@ pub trait SessionStore: Send + Sync + 'static {
         let _ = key;
         std::future::pending()
     }
+
+    /// Resolves once nothing is done in the background any more, such as giving back a lease that was dropped.
+    /// [`Session::close`](crate::Session::close) waits for it, for a few seconds. Defaults to at once.
+    fn idle(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// A lease that is held.

@@ -257,4 +257,8 @@ impl<S: SessionStore, K: KeySource> SessionStore for Sealed<S, K> {
     async fn changed(&self, key: &AccountKey) {
         self.0.store.changed(key).await;
     }
+
+    async fn idle(&self) {
+        self.0.store.idle().await;
+    }
 }

@@ -64,6 +64,7 @@ trait DynStore: Send + Sync {
     fn raise_epoch<'a>(&'a self, key: &'a AccountKey, to: u64) -> BoxFuture<'a, Result<u64, StoreError>>;
     fn accounts(&self) -> BoxFuture<'_, Result<Vec<AccountKey>, StoreError>>;
     fn changed<'a>(&'a self, key: &'a AccountKey) -> BoxFuture<'a, ()>;
+    fn idle(&self) -> BoxFuture<'_, ()>;
 }
 
 struct Erased<S>(S);
@@ -116,6 +117,10 @@ impl<S: SessionStore> DynStore for Erased<S> {
 
     fn changed<'a>(&'a self, key: &'a AccountKey) -> BoxFuture<'a, ()> {
         Box::pin(self.0.changed(key))
+    }
+
+    fn idle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.idle())
     }
 }
 
@@ -182,5 +187,9 @@ impl SessionStore for SharedStore {
 
     async fn changed(&self, key: &AccountKey) {
         self.0.changed(key).await
+    }
+
+    async fn idle(&self) {
+        self.0.idle().await
     }
 }

@@ -386,3 +386,35 @@ async fn a_redis_that_is_away_when_a_token_is_wanted_spends_nothing_and_is_found
     assert_eq!(kind(a.refresh().await), Ok(()));
     fleet.agrees(&[&a], 1).await;
 }
+
+/// The runtime ends right behind `close`: nobody would give the lease back afterwards, and the next command of the same
+/// user would wait for its term.
+#[test]
+fn case_42_a_program_that_closes_leaves_no_lease() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let redis = Redis::start();
+    for round in 0..10 {
+        let issuer = Issuer::new();
+        runtime().block_on(async {
+            let session = Session::builder(issuer.clone()).store(redis.store().await).open("alice").await.unwrap();
+            session.sign_in(issuer.sign_in()).await.unwrap();
+            session.close().await.unwrap();
+        });
+        let held = runtime().block_on(redis.ask::<Vec<String>>(&["KEYS", "*:lease"]));
+        assert_eq!(held, Vec::<String>::new(), "program {round}");
+    }
+}
+
+/// A Redis that is gone keeps no program from ending.
+#[tokio::test]
+async fn case_42_closing_does_not_wait_for_a_redis_that_is_gone() {
+    let mut redis = Redis::start();
+    let store = redis.store().await;
+    let session = Session::builder(Issuer::new()).store(store.clone()).open("alice").await.unwrap();
+    let lease = store.lease(&"a".repeat(64).parse().unwrap(), 45 * SEC).await.unwrap();
+    redis.stop();
+    drop(lease);
+    let start = std::time::Instant::now();
+    session.close().await.unwrap();
+    assert!((2 * SEC..6 * SEC).contains(&start.elapsed()), "{:?}", start.elapsed());
+}

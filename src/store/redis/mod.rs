@@ -14,7 +14,7 @@ use line::{Fault, Line, Question};
 use redis::ScriptInvocation;
 use script::word;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
 /// The pause between attempts to give a lease back.
 const RELEASES: Duration = Duration::from_secs(1);
@@ -75,6 +75,8 @@ pub struct RedisStore {
     line: Arc<Line>,
     hints: Arc<Hints>,
     prefix: Arc<str>,
+    /// Counts the leases that are being given back.
+    releases: watch::Sender<usize>,
 }
 
 impl RedisStore {
@@ -92,7 +94,12 @@ impl RedisStore {
             return Err(Fault::new(StoreErrorKind::Unavailable, "a Redis store needs a tokio runtime").into());
         }
         let line = Arc::new(Line::open(url)?);
-        let store = Self { hints: Arc::new(Hints::new(line.clone())), line, prefix: "tower-reauth".into() };
+        let store = Self {
+            hints: Arc::new(Hints::new(line.clone())),
+            line,
+            prefix: "tower-reauth".into(),
+            releases: watch::Sender::new(0),
+        };
         // Shows that Redis is there, takes the password, knows scripts, and lets this user read.
         let nobody: AccountKey = "0".repeat(64).parse()?;
         store.raise_epoch(&nobody, 0).await?;
@@ -148,7 +155,7 @@ fn expectation(expected: Option<&Version>) -> Vec<u8> {
 mod lease {
     use super::{
         AccountKey, Clock, Duration, Handle, LeaseGuard, RELEASES, RedisStore, StoreError, StoreErrorKind, SystemClock,
-        fmt, script,
+        fmt, script, watch,
     };
 
     /// The lease of a `RedisStore`: ends by itself after its term.
@@ -221,7 +228,9 @@ mod lease {
                 return;
             };
             let (store, place, owner) = (self.store.clone(), self.place(), std::mem::take(&mut self.owner));
+            let going = Going::on(&store.releases);
             let release = async move {
+                let _going = going;
                 let mut script = script::RELEASE.key(place);
                 script.arg(owner);
                 while store.run(&script).await.is_err() {
@@ -229,6 +238,22 @@ mod lease {
                 }
             };
             runtime.spawn(tokio::time::timeout(left, release));
+        }
+    }
+
+    /// A lease on its way back, until this is dropped: with the task, or with its runtime.
+    struct Going(watch::Sender<usize>);
+
+    impl Going {
+        fn on(releases: &watch::Sender<usize>) -> Self {
+            releases.send_modify(|going| *going += 1);
+            Self(releases.clone())
+        }
+    }
+
+    impl Drop for Going {
+        fn drop(&mut self) {
+            self.0.send_modify(|going| *going -= 1);
         }
     }
 }
@@ -329,5 +354,10 @@ impl SessionStore for RedisStore {
     /// Told by Redis, over one subscription for all who wait; missed while there is no connection.
     async fn changed(&self, key: &AccountKey) {
         self.hints.next(self.key(key, "changed")).await;
+    }
+
+    /// When the leases are given back that were dropped.
+    async fn idle(&self) {
+        let _ = self.releases.subscribe().wait_for(|going| *going == 0).await;
     }
 }

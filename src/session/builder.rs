@@ -164,12 +164,12 @@ impl SessionBuilder {
         self
     }
 
-    /// Restores what is stored; no network, no lease.
+    /// Restores what is stored; no exchange, and no lease but to put aside what is damaged (for which it waits up to 1 s).
     ///
     /// # Errors
     /// `Store` if the record cannot be read. One that is damaged is put aside where the store can do that, and the next
-    /// `open` begins signed out; one that is only out of reach, or of a newer version, is left as it is. `Misconfigured` if it belongs to another issuer or
-    /// client, or if there is no tokio runtime (with its timer).
+    /// `open` begins signed out; one that is only out of reach, or of a newer version, is left as it is. `Misconfigured`
+    /// if it belongs to another issuer or client, or if there is no tokio runtime (with its timer).
     pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
         tasks::runtime()?;

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 use tower_reauth::{
-    AccountKey, AuthError, AuthState, MemoryStore, Session, SessionStore, SignOut, StoreError, Stored, Tokens, Version,
-    refresh_fn,
+    AccountKey, AuthError, AuthState, MemoryStore, RefreshError, RefreshGrant, Refresher, Session, SessionStore,
+    SignOut, StoreError, Stored, Tokens, Version, refresh_fn,
 };
 
 /// A store of which one call is slow, once, by so many milliseconds.
@@ -160,4 +160,17 @@ async fn p13_a_pending_sign_out_does_not_overtake_a_later_sign_in() {
     session.sign_in(tokens("two")).await.unwrap();
     out.await;
     assert_eq!(end(&session, &store).await, [true, true]);
+}
+
+/// A hard sign-out wipes, also if a soft one is called before it is through.
+#[tokio::test(start_paused = true)]
+async fn p13_a_soft_sign_out_that_crosses_a_hard_one_leaves_no_record() {
+    let store = Slow::default();
+    let session = open(&store).await;
+    session.sign_in(tokens("one")).await.unwrap();
+    let (hard, soft) = tokio::join!(session.sign_out(SignOut::Hard), session.sign_out(SignOut::Soft));
+    hard.unwrap();
+    soft.unwrap();
+    assert_eq!(end(&session, &store).await, [false, false]);
+    assert_eq!(store.accounts().await.unwrap(), [], "the record is gone");
 }

@@ -343,6 +343,13 @@ fn end(edit: &mut Edit<'_>, epoch: u64, departure: Departure) {
         Departure::SignOut(_) => (AuthState::SignedOut(SignedOutCause::Here), Input::SignedOut(SignedOutCause::Here)),
         Departure::Lock(cause) => (AuthState::Locked(cause), Input::Locked(cause)),
     };
+    // What a hard sign-out has still to remove is not kept for a soft one after it.
+    let before = edit.snapshot().epoch;
+    let pending = edit.desk.farewell.filter(|farewell| farewell.epoch == before).map(|farewell| farewell.departure);
+    let departure = match (departure, pending) {
+        (Departure::SignOut(SignOut::Soft), Some(hard @ Departure::SignOut(SignOut::Hard))) => hard,
+        _ => departure,
+    };
     if edit.publish(Snapshot::new(epoch, 0, state), input) {
         edit.desk.farewell = Some(Farewell { epoch, departure });
         edit.desk.cool_down = None;

@@ -174,3 +174,37 @@ async fn p13_a_soft_sign_out_that_crosses_a_hard_one_leaves_no_record() {
     assert_eq!(end(&session, &store).await, [false, false]);
     assert_eq!(store.accounts().await.unwrap(), [], "the record is gone");
 }
+
+/// As a refresher of client credentials.
+struct Starts;
+
+impl Refresher for Starts {
+    async fn refresh(&self, _: RefreshGrant) -> Result<Tokens, RefreshError> {
+        Ok(Tokens::new("fresh"))
+    }
+
+    fn needs_refresh_token(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p13_a_sign_out_is_not_lost_to_a_resumption_that_was_called_before() {
+    let store = Slow::default();
+    let open = || Session::builder(Starts).store(store.clone()).open("svc");
+    let session = open().await.unwrap();
+    session.access_token().await.unwrap();
+    session.sign_out(SignOut::Soft).await.unwrap();
+    store.mark.store(300, Relaxed);
+    let resumed = begin({
+        let session = session.clone();
+        async move { session.resume().await }
+    });
+    pass(50).await;
+    session.sign_out(SignOut::Soft).await.unwrap();
+    resumed.await;
+    pass(60_000).await;
+    for session in [session, open().await.unwrap()] {
+        assert!(matches!(session.state(), AuthState::SignedOut(_)), "{:?}", session.state());
+    }
+}

@@ -223,9 +223,11 @@ impl Session {
     /// credentials). Does nothing if it is not signed out.
     ///
     /// # Errors
-    /// `SignedOut` if a sign-in is needed, `Store` if the store could not be told: nothing has changed then.
+    /// `SignedOut` if a sign-in is needed, or the session was signed out once more meanwhile; `Store` if the store could
+    /// not be told: nothing has changed then.
     pub async fn resume(&self) -> Result<(), AuthError> {
-        self.detached(self.0.clone().begin_again()).await
+        let departures = self.0.edit(|edit| edit.desk.departures);
+        self.detached(self.0.clone().begin_again(departures)).await
     }
 
     /// Waits for the refresh under way, for tokens that are not saved yet, for a revocation, and until the lease is given

@@ -76,7 +76,7 @@ impl Inner {
     }
 
     /// From here on departures that were called before leave this sign-in alone. `false`: one was called since it was.
-    fn arrive(&self, departures: u64) -> bool {
+    pub(crate) fn arrive(&self, departures: u64) -> bool {
         self.edit(|edit| {
             let first = edit.desk.departures == departures;
             edit.desk.arrivals += u64::from(first);

@@ -319,21 +319,47 @@ impl Inner {
     }
 
     /// Lets a self-starting session begin again: a new epoch without tokens.
-    pub(crate) async fn begin_again(self: Arc<Self>) -> Outcome {
+    /// `departures`: how many sign-outs and locks there were when it was called; one since then wins.
+    pub(crate) async fn begin_again(self: Arc<Self>, departures: u64) -> Outcome {
         if !self.config.self_starting {
             return Err(AuthError::new(ErrorKind::SignedOut, "this session begins with a sign-in"));
         }
         if !self.snapshot().is_dead() {
             return Ok(());
         }
-        self.edit(|edit| edit.desk.arrivals += 1);
-        let epoch = self.raise(next_sign_in).await?;
-        self.edit(|edit| {
+        if !self.arrive(departures) {
+            return Err(self.ended());
+        }
+        let epoch = match self.raise(next_sign_in).await {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                self.insist_again();
+                return Err(error.into());
+            }
+        };
+        let overtaken = self.edit(|edit| {
+            if edit.desk.departures != departures {
+                return edit.desk.departed;
+            }
             let state = AuthState::SignedOut(SignedOutCause::Here);
             edit.publish(Snapshot::new(epoch, 0, state), Input::SignedIn { unsaved: false });
             edit.desk.cool_down = None;
+            None
         });
+        if let Some(departure) = overtaken {
+            self.undo_sign_in(epoch, departure).await;
+            return Err(self.ended());
+        }
         Ok(())
+    }
+
+    /// A beginning that failed has changed nothing, but whoever insisted on the end before it may have given up.
+    fn insist_again(self: &Arc<Self>) {
+        let (farewell, arrivals) = self.edit(|edit| (edit.desk.farewell, edit.desk.arrivals));
+        if let (Some(Farewell { epoch, departure }), Ok(runtime)) = (farewell, tasks::runtime()) {
+            let inner = self.clone();
+            tasks::spawn(&runtime, async move { inner.insist(epoch, departure, arrivals).await });
+        }
     }
 }
 

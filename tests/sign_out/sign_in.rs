@@ -255,3 +255,19 @@ async fn a_session_that_needs_a_sign_in_cannot_be_resumed() {
     a.sign_out(SignOut::Soft).await.unwrap();
     assert_eq!((kind(a.resume().await), world.store.mark()), (Err(ErrorKind::SignedOut), 3));
 }
+
+/// P13: what failed has changed nothing, so the sign-out is told as soon as the store is back.
+#[tokio::test(start_paused = true)]
+async fn p13_a_resumption_that_fails_does_not_call_off_a_sign_out_that_the_store_was_not_told_of() {
+    let world = World::new(Flaky::new());
+    let a = machine(&world).open("svc").await.unwrap();
+    token(&a).await.unwrap();
+    world.store.always(Call::Raise, DOWN);
+    assert_eq!(kind(a.sign_out(SignOut::Soft).await), Err(ErrorKind::Store));
+    assert_eq!(kind(a.resume().await), Err(ErrorKind::Store));
+    assert_eq!(state(&a), "signed out here");
+    world.store.heal();
+    pass(60 * SEC).await;
+    assert_eq!(state(&a), "signed out here");
+    assert_eq!(world.store.mark() % 2, 1, "the others are told");
+}

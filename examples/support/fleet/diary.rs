@@ -8,7 +8,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The notes since the last page, or of everybody together.
@@ -24,8 +24,16 @@ pub(crate) struct Page {
     /// How long each request waited for a token that found none it could use, in µs. The session counts one in the last
     /// tenth of its lifetime as such. Requests that left at once are not in it.
     pub(crate) waits: Vec<u64>,
-    /// The access tokens that another one took the place of, by a hash, and for how long they had been in use, in ms.
-    replaced: HashMap<u64, u64>,
+    /// The access tokens that another one took the place of, by a hash.
+    replaced: HashMap<u64, Replaced>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Replaced {
+    /// For how long it had been in use, in ms; the longest of all processes.
+    used: u64,
+    /// When the first process had another one, in ms of Unix time.
+    at: u64,
 }
 
 impl Page {
@@ -38,21 +46,30 @@ impl Page {
         for (failure, times) in other.failures {
             *self.failures.entry(failure).or_default() += times;
         }
-        for (token, used) in other.replaced {
-            let longest = self.replaced.entry(token).or_default();
-            *longest = used.max(*longest);
+        for (token, theirs) in other.replaced {
+            let all = self.replaced.entry(token).or_insert(theirs);
+            *all = Replaced { used: all.used.max(theirs.used), at: all.at.min(theirs.at) };
         }
     }
 
-    /// How many access tokens ran out while the fleet was using them, or were so near their end that they had to be
-    /// replaced.
+    /// How often the fleet's access token ran out while it was in use, or was so near its end that it had to be replaced.
     ///
-    /// It is counted by those who use them, not by the server: each token counts once, however many processes saw its end.
-    /// One that another took the place of within half of its lifetime has not run out; somebody made an exchange that
-    /// nobody needed. So `exchanges == expiries` says: one exchange for each token that ran out, and none besides.
+    /// It is counted by those who use the tokens, not by the server. One that another took the place of within half of its
+    /// lifetime has not run out; somebody made an exchange that nobody needed. And tokens that run out within half a
+    /// lifetime of each other are one expiry, however many processes saw it: had there been more than one exchange the time
+    /// before, each process would be out of another one. So `exchanges == expiries` says: one exchange for each time that
+    /// the token ran out, and none besides.
     pub(crate) fn expiries(&self) -> u64 {
-        let half = u64::try_from((LIFETIME / 2).as_millis()).unwrap_or(u64::MAX);
-        self.replaced.values().filter(|used| **used >= half).count() as u64
+        let half = millis(LIFETIME / 2);
+        let mut ends: Vec<u64> = self.replaced.values().filter(|it| it.used >= half).map(|it| it.at).collect();
+        ends.sort_unstable();
+        let (mut expiries, mut last) = (0, None);
+        for at in ends {
+            if last.is_none_or(|last| at >= last + half) {
+                (expiries, last) = (expiries + 1, Some(at));
+            }
+        }
+        expiries
     }
 
     /// The wait that `percent` of the waits do not exceed.
@@ -95,8 +112,8 @@ impl Diary {
             return;
         }
         if let Some((old, since)) = notes.token.replace((token, Instant::now())) {
-            let used = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            notes.page.replaced.insert(old, used);
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            notes.page.replaced.insert(old, Replaced { used: millis(since.elapsed()), at: millis(at) });
         }
     }
 
@@ -123,4 +140,8 @@ impl Diary {
             Some(failure) => *page.failures.entry(failure).or_default() += 1,
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

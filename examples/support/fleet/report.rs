@@ -76,7 +76,7 @@ impl Report {
         }
         row("requests", page.requests.to_string(), "of all processes");
         row("ok", page.ok.to_string(), "answered with 200");
-        row("expiries", page.expiries().to_string(), "access tokens that ran out while in use");
+        row("expiries", page.expiries().to_string(), "times that the access token ran out while in use");
         row("exchanges", server.exchanges.to_string(), "token requests that the server got");
         row(
             "reuse events",
@@ -105,7 +105,7 @@ impl Report {
                 println!("{n} naive processes: the first two that refresh at one moment end the login of all.")
             }
             (false, true) => {
-                println!("{n} processes, one login: one exchange for each token that ran out, no failed request.")
+                println!("{n} processes, one login: one exchange each time the token ran out, no failed request.")
             }
             (false, false) => println!("{n} processes, one login, and it is NOT as promised: see above."),
         }

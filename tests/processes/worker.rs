@@ -75,6 +75,7 @@ async fn serve(orders: &Value, points: Points, mut words: tasks::UnboundedReceiv
     let session = Session::builder(Stopping { refresher, points: points.clone() })
         .store(store)
         .background_refresh(orders["background"] == true)
+        .refresh_before(Duration::from_secs(5))
         .open(ACCOUNT)
         .await;
     let session = match session {

@@ -57,6 +57,10 @@ impl Inner {
                     if found.is_err() && mark.as_ref().is_ok_and(|mark| *mark <= record.epoch) {
                         // Nobody has signed out since: what cannot be read there would keep this set from ever being saved.
                         found = self.vault.load_or_put_aside(held).await;
+                        if matches!(found, Ok(None)) && record.generation > 1 {
+                            // A successor that somebody else saved may have stood there.
+                            record.doubt = record.doubt.max(Doubt::Inherited);
+                        }
                     }
                     let (Ok(found), Ok(mark)) = (found, mark) else { return Committed::Unsaved };
                     let view = View { found: found.as_ref(), mark, epoch: record.epoch, base: record.generation };

@@ -22,16 +22,13 @@ pub(super) fn raise(place: &Place, to: u64) -> Result<u64, StoreError> {
     if to == 0 {
         return read(place);
     }
-    let mark = read(place)?;
-    if mark < to {
+    if read(place)? < to {
         drop(place.open_or_create(&name(to))?);
     }
-    if mark <= to {
-        place.sync()?; // somebody else may have made it a moment ago
-    }
+    place.sync()?; // also one that somebody else has just made
     let marks = list(place)?;
-    // The greatest and its predecessor stay: who reads meanwhile finds one of them.
-    for old in marks.iter().rev().skip(2) {
+    // The least first, and the greatest and its predecessor stay: who reads meanwhile finds a mark that was true.
+    for old in &marks[..marks.len().saturating_sub(2)] {
         place.remove(&name(*old))?;
     }
     Ok(marks.last().copied().unwrap_or(0).max(to))

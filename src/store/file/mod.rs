@@ -42,7 +42,8 @@ const SCRATCH: &str = "session.new";
 /// - **Files are 0600 in directories that are 0700** and belong to the user the program runs as. Whatever does not is
 ///   [`StoreErrorKind::Denied`], and so is a symbolic link in the place of a file; nothing is changed there.
 /// - **A record that cannot be read** (cut short, changed, too large, of another account) is an error, and is renamed to
-///   `bad-…` in the same directory, so that the next sign-in finds room. A record of a newer format stays where it is.
+///   `bad-…` in the same directory, so that the next sign-in finds room. It stays there, also after a hard
+///   sign-out, until somebody removes it, and may hold tokens. A record of a newer format stays where it is.
 /// - **A directory that disappears** is not made anew, since it may be a volume that is not mounted: the store is
 ///   `Unavailable` until it is back, and the session keeps what it could not save.
 ///

@@ -128,9 +128,13 @@ impl Place {
 /// Makes the store's own directory if there is none, closes an empty one to others, and refuses one that is in use and
 /// that others may enter.
 pub(super) fn open_root(dir: &Path) -> Result<PathBuf, StoreError> {
+    let is_new = !dir.exists();
     private_dir().recursive(true).create(dir).map_err(|error| trouble("cannot make", dir, error))?;
     // Absolute: a program that changes its working directory keeps its sessions.
     let dir = fs::canonicalize(dir).map_err(|error| trouble("cannot find", dir, error))?;
+    if let Some(parent) = dir.parent().filter(|_| is_new) {
+        let _ = sync_dir(parent); // it may be one that only its owner can open
+    }
     let look = || fs::metadata(&dir).map_err(|error| trouble("cannot look at", &dir, error));
     if check(&look()?, &dir, true, "a directory").is_err()
         && is_mine(&look()?)

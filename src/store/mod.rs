@@ -8,32 +8,24 @@
 pub mod contract;
 #[cfg(feature = "file")]
 mod file;
-#[cfg(feature = "sealed")]
-mod key;
-#[cfg(feature = "keyring")]
-mod keyring;
 mod memory;
 #[cfg(any(feature = "file", feature = "redis"))]
 mod poll;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "sealed")]
-mod seal;
-#[cfg(feature = "sealed")]
 mod sealed;
 mod shared;
 
 #[cfg(feature = "file")]
 pub use file::FileStore;
-#[cfg(feature = "sealed")]
-pub use key::{KeySource, SealingKey};
-#[cfg(feature = "keyring")]
-pub use keyring::KeyringKey;
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
+#[cfg(feature = "keyring")]
+pub use sealed::KeyringKey;
 #[cfg(feature = "sealed")]
-pub use sealed::Sealed;
+pub use sealed::{KeySource, Sealed, SealingKey};
 pub(crate) use shared::SharedLease;
 pub use shared::SharedStore;
 

@@ -1,11 +1,17 @@
 //! [`Sealed`]: what another store keeps, encrypted, with keys that are destroyed at sign-out.
 
-use super::{
-    LeaseGuard, SessionStore, StoreError, StoreErrorKind, Stored, Version,
-    key::{KeySource, SealingKey},
-    seal::{Purpose, SealedRecord, seal},
-};
+mod form;
+mod key;
+#[cfg(feature = "keyring")]
+mod keyring;
+
+pub use key::{KeySource, SealingKey};
+#[cfg(feature = "keyring")]
+pub use keyring::KeyringKey;
+
+use super::{LeaseGuard, SessionStore, StoreError, StoreErrorKind, Stored, Version};
 use crate::account::AccountKey;
+use form::{Purpose, SealedRecord, seal};
 use futures_util::FutureExt as _;
 use std::{
     collections::HashMap,

@@ -7,7 +7,10 @@
 //!
 //! So a record whose header was changed, or that was moved to another account, does not open.
 
-use super::{MAX_RECORD, StoreError, StoreErrorKind, key::SealingKey};
+use super::{
+    super::{MAX_RECORD, StoreError, StoreErrorKind},
+    key::SealingKey,
+};
 use crate::account::AccountKey;
 use chacha20poly1305::{AeadInOut as _, Key, KeyInit as _, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;

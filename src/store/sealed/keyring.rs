@@ -1,6 +1,9 @@
 //! [`KeyringKey`]: the keys of [`Sealed`](super::Sealed) in the platform's keyring.
 
-use super::{StoreError, StoreErrorKind, key::KeySource, key::SealingKey};
+use super::{
+    super::{StoreError, StoreErrorKind},
+    key::{KeySource, SealingKey},
+};
 use crate::account::AccountKey;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keyring_core::{CredentialStore, Entry, Error, get_default_store};

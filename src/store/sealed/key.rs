@@ -1,6 +1,6 @@
 //! [`KeySource`]: where [`Sealed`](crate::Sealed) gets its keys, and the [`SealingKey`]s it gets.
 
-use super::StoreError;
+use super::super::StoreError;
 use crate::account::AccountKey;
 use std::{fmt, sync::Arc};
 use zeroize::{Zeroize as _, Zeroizing};

@@ -22,7 +22,10 @@ use super::{
     super::{acquire::Reaction, flight::Want, sync},
     world::{Answer, Called, Passenger, World, check_all, check_many, expect, fault, sign_in_tokens},
 };
-use crate::{AuthError, ErrorKind, Session, SignOut};
+use crate::{
+    error::{AuthError, ErrorKind},
+    session::{Session, SignOut},
+};
 use shuttle::future::{JoinHandle, spawn};
 use std::sync::{Arc, Mutex};
 

@@ -5,8 +5,15 @@ use super::{
     scheduler::{Bounded, Patient, in_order, let_all_others_go},
 };
 use crate::{
-    AccountKey, AuthError, AuthEvent, AuthState, FailureKind, ManualClock, MemoryStore, RefreshError, RefreshGrant,
-    SessionStore, StoreError, Stored, Tokens, Version, observer_fn, refresh_fn,
+    account::AccountKey,
+    clock::ManualClock,
+    error::AuthError,
+    event::{AuthEvent, observer_fn},
+    failure::{FailureKind, RefreshError},
+    refresher::{RefreshGrant, refresh_fn},
+    state::AuthState,
+    store::{MemoryStore, SessionStore, StoreError, Stored, Version},
+    token::Tokens,
 };
 use shuttle::{
     future::JoinHandle,

@@ -88,7 +88,7 @@ async fn p06_case_10_killed_at_any_moment_against_a_real_server() {
         provider.server.set(json!({ "tokenDelayMs": 3, "answerDelayMs": 3 })).await;
         let dir = tempfile::tempdir().unwrap();
         let site = Site::new(dir.path(), &provider.server.token_endpoint(), "pub");
-        let tally = kills::lane(&site, &provider, 1, kills, seed).await;
+        let tally = kills::lane(&site, &provider, 1, kills, kills::LIFE, seed).await;
         assert_eq!(provider.server.counts().await.reuse_revocations, tally.lost as u64);
         tally
     }));

@@ -13,6 +13,8 @@ mod company;
 mod driver;
 #[path = "processes/kills.rs"]
 mod kills;
+#[path = "processes/scene.rs"]
+mod scene;
 #[path = "processes/server.rs"]
 mod server;
 #[path = "processes/steps.rs"]
@@ -24,11 +26,10 @@ mod worker;
 
 use chance::Chance;
 use driver::{Site, Worker};
-use kills::{Authority, Tally};
-use serde_json::Value;
-use server::{Hold, Served, Strict, parse};
+use kills::Tally;
+use scene::{ACTIVE, PENDING, Scene, on_this_thread};
+use server::Strict;
 use std::time::Duration;
-use tower_reauth::{Session, Tokens};
 
 /// In a worker this is its `main`. In the driver: a worker whose driver is gone does not stay behind.
 #[test]
@@ -45,110 +46,15 @@ fn a_worker_ends_with_its_driver() {
     });
 }
 
-fn on_this_thread<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
 fn site(dir: &tempfile::TempDir, server: &Strict) -> Site {
     Site::new(dir.path(), &server.endpoint, "app")
 }
 
-/// A directory, a server, and a sign-in: `a1.0` and `r1.0`, for ten minutes.
-struct Scene {
-    server: Strict,
-    site: Site,
-    _dir: tempfile::TempDir,
-}
-
 impl Scene {
+    /// A directory of its own.
     fn new() -> Self {
         let (dir, server) = (tempfile::tempdir().unwrap(), Strict::start(1));
-        Self { site: site(&dir, &server), server, _dir: dir }
-    }
-
-    async fn signed_in() -> Self {
-        Self::signed_in_for(Duration::from_secs(600)).await
-    }
-
-    async fn signed_in_for(lifetime: Duration) -> Self {
-        let scene = Self::new();
-        scene.server.books().lifetime = lifetime;
-        scene.session().await.sign_in(scene.server.sign_in().await).await.unwrap();
-        scene
-    }
-
-    /// A session of the driver's own process.
-    async fn session(&self) -> Session {
-        self.site.builder().open(worker::ACCOUNT).await.unwrap()
-    }
-
-    async fn worker(&self) -> Worker {
-        let (worker, state) = Worker::open(&self.site).await;
-        assert_eq!(state, ACTIVE);
-        worker
-    }
-
-    /// A worker in mid-refresh, at this point.
-    async fn worker_at(&self, point: &str) -> Worker {
-        let mut worker = self.worker().await;
-        worker.tell(&format!("trap {}", point.replace(' ', "_")));
-        worker.tell("refresh");
-        assert_eq!(worker.trapped().await.0, point);
-        worker
-    }
-
-    /// A worker whose refresh token is spent, and whose answer is on its way.
-    async fn worker_in_exchange(&self) -> Worker {
-        let mut worker = self.worker().await;
-        self.server.hold(Some(Hold::After));
-        worker.tell("refresh");
-        self.server.served(1).await;
-        worker
-    }
-
-    /// What a process finds that starts now.
-    async fn state(&self) -> String {
-        Worker::open(&self.site).await.1
-    }
-
-    async fn record(&self) -> Value {
-        self.site.record().await.expect("a record")
-    }
-
-    /// `(rotations, reuses)`.
-    fn counts(&self) -> (usize, usize) {
-        let books = self.server.books();
-        (books.rotations(), books.reuses())
-    }
-}
-
-const ACTIVE: &str = "Active { reauth_pending: false, unsaved: false }";
-const PENDING: &str = "Active { reauth_pending: true, unsaved: false }";
-
-impl Authority for Strict {
-    async fn sign_in(&self) -> Tokens {
-        let [access, refresh] = self.new_family();
-        Tokens::new(access).with_refresh_token(refresh).with_expires_in(self.books().lifetime)
-    }
-
-    async fn idle(&self) {
-        Self::idle(self).await;
-    }
-
-    async fn is_spent(&self, refresh_token: &str) -> bool {
-        self.books().is_spent(refresh_token)
-    }
-
-    fn number(&self, token: &str) -> Option<[u64; 2]> {
-        parse(token)
-    }
-
-    async fn assert_lost(&self, record: &Value, dead: &[String]) {
-        let books = self.books();
-        // The token that came back, of the newest family, and who spent it first.
-        let reused = books.exchanges.iter().rev().find(|it| it.outcome == Served::Reused).expect("a reuse");
-        let senders = books.senders(&reused.token);
-        assert!(senders.iter().any(|sender| dead.iter().any(|name| name == sender)), "{senders:?} of {record}");
+        Self::of(site(&dir, &server), server, dir)
     }
 }
 
@@ -173,7 +79,7 @@ fn p06_case_10_killed_at_any_moment_the_session_is_the_old_one_or_the_new_one() 
                 let server = Strict::start(seed);
                 server.books().latency = [Duration::from_millis(8), Duration::from_millis(4)];
                 server.books().lifetime = Duration::from_millis(500);
-                let tally = kills::lane(&site(&dir, &server), &server, workers, kills, seed).await;
+                let tally = kills::lane(&site(&dir, &server), &server, workers, kills, kills::LIFE, seed).await;
                 assert_eq!(server.books().reuses(), tally.lost, "each loss was one, and each was told");
                 tally
             })

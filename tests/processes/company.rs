@@ -4,37 +4,11 @@ use crate::{
     ACTIVE, PENDING, Scene,
     driver::{Worker, text},
     on_this_thread,
+    scene::share,
     server::Hold,
 };
-use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::{Duration, Instant};
-
-/// P7: as long as tokens live, `processes` want one the moment the last is spent.
-async fn share(processes: usize, expiries: usize) {
-    const LIFETIME: Duration = Duration::from_secs(1);
-    let start = Instant::now();
-    let scene = Scene::signed_in_for(LIFETIME).await;
-    let mut crew = join_all((0..processes).map(|_| Worker::open(&scene.site))).await;
-    crew.iter_mut().for_each(|(worker, _)| worker.tell("live"));
-    scene.server.served(expiries).await;
-    tokio::time::sleep(LIFETIME / 2).await; // until all have heard of the last
-    for (worker, _) in &mut crew {
-        let mut tokens = Vec::new();
-        for said in worker.kill().await {
-            assert_eq!((&said["error"], &said["state"]), (&Value::Null, &json!(ACTIVE)), "{}", worker.name);
-            tokens.push(text(&said["token"]));
-        }
-        assert_eq!(tokens.last(), Some(&format!("a1.{expiries}")), "{}: {tokens:?}", worker.name);
-    }
-    let books = scene.server.books();
-    assert_eq!((books.exchanges.len(), books.rotations(), books.reuses()), (expiries, expiries, 0));
-    for (number, exchange) in (1..).zip(&books.exchanges) {
-        // One more than there were expiries would come before its time.
-        let since = exchange.at - start;
-        assert!(since >= LIFETIME * number, "exchange {number} after {since:?}, by {}", exchange.worker);
-    }
-}
 
 #[test]
 fn p07_case_13_two_processes_then_sixteen_make_one_exchange_per_expiry() {
@@ -48,7 +22,7 @@ fn p07_case_18_an_invalid_grant_because_another_process_was_first_is_no_logout()
         let scene = Scene::signed_in().await;
         scene.server.books().mild = true;
         let mut overtaken = scene.worker_at("before exchange").await;
-        for account in std::fs::read_dir(&scene.site.dir).unwrap() {
+        for account in std::fs::read_dir(&scene.site.store).unwrap() {
             std::fs::remove_file(account.unwrap().path().join("lock")).unwrap();
         }
         scene.session().await.refresh().await.unwrap();

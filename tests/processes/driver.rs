@@ -1,7 +1,7 @@
 //! The driver's side of a worker: it starts it, tells it what to do, reads what it says, stops it and kills it.
 #![allow(dead_code)] // each target takes what it needs
 
-use crate::worker::{ORDERS, refresher};
+use crate::worker::{self, ORDERS, refresher};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::mpsc;
-use tower_reauth::{FileStore, Session, SessionBuilder, SessionStore as _};
+use tower_reauth::{Session, SessionBuilder, SessionStore as _, SharedStore};
 
 /// Longer than anything that is waited for here takes on a busy machine.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -29,29 +29,40 @@ pub struct Worker {
 /// Where a worker finds its store and its server.
 #[derive(Clone, Debug)]
 pub struct Site {
-    pub dir: std::path::PathBuf,
+    /// A directory, or the URL of a Redis.
+    pub store: String,
     pub endpoint: String,
     pub client: &'static str,
     pub background: bool,
+    /// How long an exchange may take: leases are asked for that and 15 s more.
+    pub patience: Duration,
 }
 
 impl Site {
     pub fn new(dir: &Path, endpoint: &str, client: &'static str) -> Self {
-        Self { dir: dir.join("sessions"), endpoint: endpoint.to_owned(), client, background: false }
+        Self::on(dir.join("sessions").to_str().unwrap(), endpoint, client)
     }
 
-    pub fn store(&self) -> FileStore {
-        FileStore::open(&self.dir).unwrap()
+    pub fn on(store: &str, endpoint: &str, client: &'static str) -> Self {
+        let (store, endpoint) = (store.to_owned(), endpoint.to_owned());
+        Self { store, endpoint, client, background: false, patience: Duration::from_secs(30) }
+    }
+
+    pub async fn store(&self) -> SharedStore {
+        worker::store(&self.store).await
     }
 
     /// A session in the driver's own process.
-    pub fn builder(&self) -> SessionBuilder {
-        Session::builder(refresher(&self.endpoint, self.client, "driver")).store(self.store()).background_refresh(false)
+    pub async fn builder(&self) -> SessionBuilder {
+        Session::builder(refresher(&self.endpoint, self.client, "driver"))
+            .store(self.store().await)
+            .background_refresh(false)
+            .refresh_timeout(self.patience)
     }
 
-    /// The record on the disk, as everybody would find it now: never torn, never gone.
+    /// The record that is stored, as everybody would find it now: never torn, never gone.
     pub async fn record(&self) -> Option<Value> {
-        let store = self.store();
+        let store = self.store().await;
         let keys = store.accounts().await.unwrap();
         let stored = store.load(keys.first()?).await.unwrap()?;
         Some(serde_json::from_slice(stored.bytes()).unwrap())
@@ -63,8 +74,8 @@ impl Worker {
     pub fn start(site: &Site) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("worker-{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-        let orders = json!({ "name": name, "dir": site.dir, "endpoint": site.endpoint, "client": site.client,
-            "background": site.background });
+        let orders = json!({ "name": name, "store": site.store, "endpoint": site.endpoint, "client": site.client,
+            "background": site.background, "patience": site.patience.as_secs_f64() });
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "a_worker_ends_with_its_driver", "--nocapture", "--test-threads=1"])
             .env(ORDERS, orders.to_string())

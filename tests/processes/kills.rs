@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use std::{fmt, ops::AddAssign, time::Duration};
 use tower_reauth::Tokens;
 
-/// How long a worker lives at most from the moment it is let go.
-const LIFE: Duration = Duration::from_millis(60);
+/// How long a worker lives at most from the moment it is let go, on a disk.
+pub const LIFE: Duration = Duration::from_millis(60);
 /// How long it takes at most to come up.
 const START: Duration = Duration::from_millis(30);
 
@@ -83,8 +83,15 @@ impl fmt::Display for Tally {
     }
 }
 
-/// One account, one directory, and `workers` processes that share it; one of them is killed at a time.
-pub async fn lane<A: Authority>(site: &Site, authority: &A, workers: usize, kills: usize, seed: u64) -> Tally {
+/// One account, one store, and `workers` processes that share it; one of them is killed at a time.
+pub async fn lane<A: Authority>(
+    site: &Site,
+    authority: &A,
+    workers: usize,
+    kills: usize,
+    life: Duration,
+    seed: u64,
+) -> Tally {
     let mut chance = Chance::new(seed);
     let mut tally = Tally::default();
     sign_in(site, authority).await;
@@ -95,7 +102,7 @@ pub async fn lane<A: Authority>(site: &Site, authority: &A, workers: usize, kill
     let (mut dead, mut known) = (Vec::new(), generation(&whole(site).await));
     crew.iter_mut().for_each(|worker| worker.tell("spin"));
     while tally.kills < kills {
-        tokio::time::sleep(chance.duration(LIFE)).await;
+        tokio::time::sleep(chance.duration(life)).await;
         let victim = chance.below(workers);
         let last = crew[victim].kill().await;
         tally.kills += 1;
@@ -247,7 +254,7 @@ fn generation(record: &Value) -> u64 {
 }
 
 async fn sign_in<A: Authority>(site: &Site, authority: &A) {
-    let session = site.builder().open(crate::worker::ACCOUNT).await.unwrap();
+    let session = site.builder().await.open(crate::worker::ACCOUNT).await.unwrap();
     session.sign_in(authority.sign_in().await).await.unwrap();
     session.close().await.unwrap();
 }

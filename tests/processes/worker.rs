@@ -1,4 +1,4 @@
-//! The process that is killed: it opens one account over a [`FileStore`], does what it is told on its standard input, a
+//! The process that is killed: it opens one account over a store, does what it is told on its standard input, a
 //! word a line, and says what happened on its standard output, a JSON object a line. It ends when its input does.
 //!
 //! Each call of the store and each exchange has two *points*, before it and after it. A trap at a point stops the whole
@@ -16,11 +16,11 @@ use std::{
 use tokio::sync::mpsc as tasks;
 use tower::ServiceExt as _;
 use tower_reauth::{
-    AccountKey, AuthError, FileStore, HyperTokens, LeaseGuard, OAuth2Refresher, RefreshError, RefreshGrant, Refresher,
-    RevokeGrant, Revoked, Session, SessionStore, SignOut, StoreError, Stored, Tokens, Version,
+    AccountKey, AuthError, FileStore, HyperTokens, LeaseGuard, OAuth2Refresher, RedisStore, RefreshError, RefreshGrant,
+    Refresher, RevokeGrant, Revoked, Session, SessionStore, SharedStore, SignOut, StoreError, Stored, Tokens, Version,
 };
 
-/// What it is, as JSON: `{"name", "dir", "endpoint", "client"}`. Whoever starts without it is the driver.
+/// What it is, as JSON: `{"name", "store", "endpoint", "client"}`. Whoever starts without it is the driver.
 pub const ORDERS: &str = "TOWER_REAUTH_TEST_WORKER";
 pub const ACCOUNT: &str = "alice";
 
@@ -68,14 +68,23 @@ pub fn refresher(endpoint: &str, client: &str, name: &str) -> impl Refresher {
     OAuth2Refresher::new(endpoint, client).unwrap().revocation(revocation).unwrap().http(http)
 }
 
+/// A Redis, or a directory.
+pub async fn store(place: &str) -> SharedStore {
+    match place.starts_with("redis://") {
+        true => SharedStore::new(RedisStore::connect(place).await.unwrap()),
+        false => SharedStore::new(FileStore::open(place).unwrap()),
+    }
+}
+
 async fn serve(orders: &Value, points: Points, mut words: tasks::UnboundedReceiver<String>) {
     let order = |name: &str| orders[name].as_str().unwrap();
-    let store = Stepped { store: FileStore::open(order("dir")).unwrap(), points: points.clone() };
+    let store = Stepped { store: store(order("store")).await, points: points.clone() };
     let refresher = refresher(order("endpoint"), order("client"), order("name"));
     let session = Session::builder(Stopping { refresher, points: points.clone() })
         .store(store)
         .background_refresh(orders["background"] == true)
         .refresh_before(Duration::from_secs(5))
+        .refresh_timeout(Duration::from_secs_f64(orders["patience"].as_f64().unwrap()))
         .open(ACCOUNT)
         .await;
     let session = match session {
@@ -251,12 +260,12 @@ impl<R: Refresher> Refresher for Stopping<R> {
 }
 
 struct Stepped {
-    store: FileStore,
+    store: SharedStore,
     points: Points,
 }
 
 struct SteppedLease {
-    lease: Option<<FileStore as SessionStore>::Lease>,
+    lease: Option<<SharedStore as SessionStore>::Lease>,
     points: Points,
 }
 
@@ -269,7 +278,7 @@ impl Drop for SteppedLease {
 }
 
 impl SteppedLease {
-    fn inner(&mut self) -> &mut <FileStore as SessionStore>::Lease {
+    fn inner(&mut self) -> &mut <SharedStore as SessionStore>::Lease {
         self.lease.as_mut().unwrap()
     }
 }
@@ -321,5 +330,9 @@ impl SessionStore for Stepped {
 
     async fn accounts(&self) -> Result<Vec<AccountKey>, StoreError> {
         self.store.accounts().await
+    }
+
+    async fn changed(&self, key: &AccountKey) {
+        self.store.changed(key).await;
     }
 }

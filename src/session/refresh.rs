@@ -27,6 +27,10 @@ const POLL: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(20);
 /// A flight that is sent back to the start this often gives up; the next one may have more luck.
 const ROUNDS: usize = 16;
+/// A timer is not so late while the process runs.
+const OVERSLEPT: Duration = Duration::from_millis(10);
+/// How long it takes at most to read what has come.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// For a session that is signed out or has to sign in again: a look into the store, no lease and no exchange.
 pub(crate) async fn look(inner: &Arc<Inner>) -> Outcome {
@@ -296,7 +300,16 @@ impl Refresh<'_> {
         let grant = RefreshGrant::new(inner.id.clone(), record.refresh_token.clone(), record.scope.clone());
         let asked = inner.monotonic();
         let exchange = AssertUnwindSafe(inner.within(config.refresher.refresh(grant))).catch_unwind();
-        let answer = match tokio::time::timeout(config.refresh_timeout, exchange).await {
+        futures_util::pin_mut!(exchange);
+        let mut answer = tokio::time::timeout(config.refresh_timeout, exchange.as_mut()).await;
+        // A process that was stopped finds its timer run out and the answer in its socket. As long as the lease is its
+        // own, nobody else has spent the token: a timeout now would be the second time.
+        let overslept = inner.monotonic().saturating_sub(asked) > config.refresh_timeout.saturating_add(OVERSLEPT);
+        let is_held = lease.as_ref().is_some_and(|lease| lease.valid_for().is_none_or(|left| left > LAST_LOOK));
+        if answer.is_err() && overslept && is_held {
+            answer = tokio::time::timeout(LAST_LOOK, exchange).await;
+        }
+        let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(_panic)) => {
                 let error = AuthError::new(ErrorKind::Aborted, "the refresher panicked");

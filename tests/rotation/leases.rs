@@ -8,7 +8,7 @@ use crate::{
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinHandle};
-use tower_reauth::{ErrorKind, Session, StoreErrorKind};
+use tower_reauth::{ErrorKind, Session, StoreErrorKind, refresh_fn};
 
 const LOST: Fault = Fault::Fail(StoreErrorKind::LeaseLost);
 
@@ -33,6 +33,35 @@ async fn stopped(hangs: bool) -> (World, [Session; 2], Arc<Semaphore>, JoinHandl
     world.issuer.books().hold = None;
     world.store.lose_leases();
     (world, [a, b], hold, flight)
+}
+
+/// `SIGSTOP`: when the process goes on, its timer has run out, and the answer is there, a few polls away.
+#[tokio::test(start_paused = true)]
+async fn step_5_an_answer_that_came_while_the_process_was_stopped_is_read_before_a_timeout_counts() {
+    for (store, stopped) in [(Flaky::leased(), 10 * SEC), (Flaky::new(), 60 * SEC), (Flaky::leased(), Duration::ZERO)] {
+        let world = World::new(store);
+        let clock = world.clock.clone();
+        let refresher = refresh_fn(move |_| {
+            let clock = clock.clone();
+            async move {
+                tokio::time::sleep(30 * SEC).await; // as long as it may take
+                clock.advance(stopped);
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(crate::world::tokens(1))
+            }
+        });
+        let a = world.log.attach(Session::builder(refresher)).store(world.store.clone()).clock(world.clock.clone());
+        let a = a.background_refresh(false).refresh_timeout(30 * SEC).open("alice").await.unwrap();
+        a.sign_in(world.issuer.sign_in()).await.unwrap();
+        let (outcome, took) = timed(a.refresh()).await;
+        assert!(took < 31 * SEC, "{took:?}");
+        match stopped.is_zero() {
+            true => assert_eq!(kind(outcome), Err(ErrorKind::Unavailable), "who runs and is late is late"),
+            false => assert_eq!((kind(outcome), world.refresh_token()), (Ok(()), "r1.1".into()), "{stopped:?}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

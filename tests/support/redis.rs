@@ -142,13 +142,18 @@ impl Redis {
         self.end();
     }
 
-    /// Again after [`stop`](Self::stop), on the same port, with what it had written down.
+    /// `SIGKILL`.
+    pub fn kill(&mut self) {
+        self.end();
+    }
+
+    /// Again after [`stop`](Self::stop) or [`kill`](Self::kill), on the same port, with what it had written down.
     pub fn start_again(&mut self) {
         assert!(self.keeper.is_none(), "stop it first");
         assert!(self.run(), "redis-server does not start again: {}", self.words());
     }
 
-    /// Again after [`stop`](Self::stop), without its data.
+    /// Again after the same, without its data.
     pub fn start_empty(&mut self) {
         std::fs::remove_dir_all(self.file("data")).unwrap();
         self.start_again();

@@ -204,7 +204,14 @@ impl Login {
             .revocation(&*self.provider.revocation_endpoint)?
             .http(HyperTokens::new());
         // A short-lived program refreshes when it has to: it would not outlive a refresh in the background.
-        Ok(Session::builder(refresher).store(store).background_refresh(false).open("me").await?)
+        let session = Session::builder(refresher).store(store).background_refresh(false).open("me").await;
+        session.map_err(|error| match error.kind() {
+            // Nothing here can tell a key that is lost from one that is only not there now.
+            ErrorKind::Store => {
+                format!("{}; if it stays so, delete {} and sign in again", chain(&error), state.display()).into()
+            }
+            _ => error.into(),
+        })
     }
 }
 

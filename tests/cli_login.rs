@@ -195,6 +195,25 @@ async fn a_login_that_the_server_ended_asks_for_a_new_one() {
     assert_eq!(stdout(&program.run(&["whoami"]).await), "alice");
 }
 
+/// A key that is gone for good is no dead end.
+#[tokio::test]
+async fn a_login_whose_key_is_lost_can_be_given_up() {
+    let (program, server) =
+        tokio::join!(Program::build(), async { OidcServer::start_with(&[("AT_TTL", "600")]).await });
+    program.log_in(&server, "alice").await;
+    fs::remove_dir_all(program.state().join("keys")).unwrap();
+    let words = ["login", "--issuer", server.issuer(), "--client-id", "pub", "--keys", "file"];
+    for words in [&["whoami"][..], &["logout"], &words] {
+        let output = program.run(words).await;
+        assert_eq!(output.status.code(), Some(1), "perhaps it comes back: {output:?}");
+        let advice = format!("delete {}", program.state().display());
+        assert!(stderr(&output).contains(&advice), "what to do is said: {output:?}");
+    }
+    fs::remove_dir_all(program.state()).unwrap();
+    program.log_in(&server, "alice").await;
+    assert_eq!(stdout(&program.run(&["whoami"]).await), "alice");
+}
+
 #[tokio::test]
 async fn without_a_keyring_the_fall_back_is_named_and_not_taken() {
     let program = Program::build().await;

@@ -2,8 +2,8 @@
 
 use super::{Place, is_out};
 use crate::world::token;
-use std::{fs, os::unix::fs::symlink, path::Path};
-use tower_reauth::{AccountKey, AuthError, ErrorKind, SessionStore as _, StoreError, StoreErrorKind};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+use tower_reauth::{AccountKey, AuthError, AuthState, ErrorKind, SessionStore as _, StoreError, StoreErrorKind};
 
 /// The store's error in the session's.
 fn store_kind(error: &AuthError) -> Option<StoreErrorKind> {
@@ -140,7 +140,7 @@ async fn case_16_what_is_no_file_is_refused_at_once() {
 async fn case_16_a_record_that_is_damaged_under_an_open_session() {
     let place = Place::signed_in().await;
     let session = place.open().await.unwrap();
-    let held = place.store().lease(&key(&place), std::time::Duration::from_secs(9)).await.unwrap();
+    let held = place.store().lease(&key(&place), Duration::from_secs(9)).await.unwrap();
     fs::write(place.record(), "torn").unwrap();
     private(&place.record(), 0o600);
     // Somebody else holds the lease: it is not touched.
@@ -152,6 +152,40 @@ async fn case_16_a_record_that_is_damaged_under_an_open_session() {
     assert_eq!((place.aside().len(), fs::read(&place.aside()[0]).unwrap()), (1, b"torn".to_vec()));
     let again = place.open().await.unwrap();
     assert_eq!(token(&again).await, token(&session).await);
+}
+
+/// Somebody signs in while another start waits for the lease, to put aside what it has found.
+#[tokio::test]
+async fn case_16_a_record_that_was_replaced_meanwhile_is_not_put_aside() {
+    let place = Place::signed_in().await;
+    let store = place.store();
+    let good = store.load(&key(&place)).await.unwrap().unwrap();
+    let mut held = store.lease(&key(&place), Duration::from_secs(9)).await.unwrap();
+    fs::write(place.record(), "torn").unwrap();
+    let (found, ()) = tokio::join!(place.open(), async {
+        tokio::time::sleep(Duration::from_millis(300)).await; // it has read, and waits
+        store.set_aside(&mut held).await.unwrap();
+        store.save(&mut held, None, good.bytes()).await.unwrap();
+        drop(held);
+    });
+    drop(found); // an error, unless it was slow to start
+    assert_eq!(token(&place.open().await.unwrap()).await, Ok("a1.0".into()));
+    assert_eq!(place.aside().len(), 1);
+}
+
+/// What nobody may read is in the way of a start, but not of a sign-in.
+#[tokio::test]
+async fn case_16_a_sign_in_puts_aside_what_it_may_not_read() {
+    let place = Place::signed_in().await;
+    let session = place.open().await.unwrap();
+    let elsewhere = place.dir.path().join("elsewhere");
+    fs::rename(place.record(), &elsewhere).unwrap();
+    symlink(&elsewhere, place.record()).unwrap();
+    let before = fs::read(&elsewhere).unwrap();
+    session.sign_in(place.issuer.sign_in()).await.unwrap();
+    assert!(matches!(session.state(), AuthState::Active { unsaved: false, .. }), "{:?}", session.state());
+    assert_eq!((fs::read_link(&place.aside()[0]).unwrap(), fs::read(&elsewhere).unwrap()), (elsewhere, before));
+    assert_eq!(token(&place.open().await.unwrap()).await, token(&session).await);
 }
 
 fn key(place: &Place) -> AccountKey {

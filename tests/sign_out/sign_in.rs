@@ -151,6 +151,47 @@ async fn a_mark_above_the_one_asked_for_means_again() {
     assert_eq!(token(&a).await, Ok("a-new".into()));
 }
 
+/// The sign-out was called before it knew of the sign-in elsewhere, and is the last that everybody hears.
+#[tokio::test(start_paused = true)]
+async fn p13_a_mark_above_a_sign_outs_means_again() {
+    let (world, a) = World::signed_in(Flaky::new()).await;
+    let b = world.open().await;
+    let stop = world.store.pause(Call::Raise, 0); // A has read a mark of 2, and is about to raise it to 3
+    let signing_out = tokio::spawn({
+        let a = a.clone();
+        async move { kind(a.sign_out(SignOut::Soft).await) }
+    });
+    stop.reached().await;
+    b.sign_in(world.issuer.sign_in()).await.unwrap();
+    assert_eq!(world.store.mark(), 4);
+    stop.go_on();
+    assert_eq!(signing_out.await.unwrap(), Ok(()));
+    pass(30 * SEC).await;
+    assert_eq!((world.store.mark(), state(&a)), (5, "signed out here"));
+    assert!(world.open().await.access_token().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p13_a_mark_above_a_resumptions_means_again() {
+    let world = World::new(Flaky::new());
+    let (a, b) = (machine(&world).open("svc").await.unwrap(), machine(&world).open("svc").await.unwrap());
+    a.sign_out(SignOut::Soft).await.unwrap();
+    let stop = world.store.pause(Call::Raise, 0); // A is about to raise the mark from 1 to 2
+    let resuming = tokio::spawn({
+        let a = a.clone();
+        async move { kind(a.resume().await) }
+    });
+    stop.reached().await;
+    b.lock(LockCause::Application).await.unwrap();
+    b.resume().await.unwrap();
+    b.sign_out(SignOut::Soft).await.unwrap();
+    assert_eq!(world.store.mark(), 3);
+    stop.go_on();
+    assert_eq!(resuming.await.unwrap(), Ok(()));
+    assert_eq!((world.store.mark(), state(&a)), (4, "active"));
+    assert!(token(&a).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sign_in_ends_the_cool_down_and_the_failure() {
     let (world, a) = World::signed_in(Flaky::new()).await;

@@ -32,7 +32,7 @@ use std::{
 use tower::{Layer as _, ServiceExt as _};
 use tower_reauth::{
     AuthError, AuthLayer, AuthState, BoxError, ErrorKind, FileStore, HyperTokens, KeyringKey, OAuth2Refresher, Origins,
-    Sealed, Session, SharedStore, SignIn, SignOut, Tokens,
+    Sealed, Session, SessionBuilder, SharedStore, SignIn, SignOut, Tokens,
 };
 
 const USAGE: &str = "usage: cli_login [--state DIR] COMMAND
@@ -82,7 +82,7 @@ fn run(Options { state, command }: Options) -> Result<String, BoxError> {
     let login = known.ok_or(NobodySignedIn)?;
     prepare(login.keys)?;
     block_on(async {
-        let session = login.open(&state).await?;
+        let session = login.builder(&state)?.open("me").await.map_err(advice)?;
         let printed = match command {
             Command::LogOut => session.sign_out(SignOut::Hard).await.map(|()| "signed out".into()).map_err(Into::into),
             _ => who_am_i(&session, &login).await,
@@ -193,8 +193,9 @@ impl Login {
         Ok(fs::rename(scratch, state.join("login.json"))?)
     }
 
-    /// What is stored; no network. The record is bound to this provider and client: for others it does not open.
-    async fn open(&self, state: &Path) -> Result<Session, BoxError> {
+    /// What is stored, once it is opened; no network. The record is bound to this provider and client: for others it does
+    /// not open.
+    fn builder(&self, state: &Path) -> Result<SessionBuilder, BoxError> {
         let files = FileStore::open(state.join("sessions"))?;
         let store = match self.keys {
             Keys::Keyring => SharedStore::new(Sealed::new(files, KeyringKey::new("cli_login")?)),
@@ -204,14 +205,15 @@ impl Login {
             .revocation(&*self.provider.revocation_endpoint)?
             .http(HyperTokens::new());
         // A short-lived program refreshes when it has to: it would not outlive a refresh in the background.
-        let session = Session::builder(refresher).store(store).background_refresh(false).open("me").await;
-        session.map_err(|error| match error.kind() {
-            // Nothing here can tell a key that is lost from one that is only not there now.
-            ErrorKind::Store => {
-                format!("{}; if it stays so, delete {} and sign in again", chain(&error), state.display()).into()
-            }
-            _ => error.into(),
-        })
+        Ok(Session::builder(refresher).store(store).background_refresh(false))
+    }
+}
+
+/// Nothing here can tell a key that is lost from one that is only not there now.
+fn advice(error: AuthError) -> BoxError {
+    match error.kind() {
+        ErrorKind::Store => format!("{}; if it stays so, sign in with `cli_login login`", chain(&error)).into(),
+        _ => error.into(),
     }
 }
 
@@ -249,7 +251,7 @@ async fn log_in(
         if last.keys != keys {
             return Err("the last login has its key elsewhere: use the same --keys, or another --state".into());
         }
-        let session = last.open(state).await?;
+        let session = last.builder(state)?.for_sign_in().open("me").await?;
         let signed_in = matches!(session.state(), AuthState::Active { .. } | AuthState::OfflineStale { .. });
         session.close().await?;
         if signed_in {
@@ -257,7 +259,7 @@ async fn log_in(
         }
     }
     let login = Login { provider: discover(issuer).await?, client_id, keys };
-    let session = login.open(state).await?;
+    let session = login.builder(state)?.for_sign_in().open("me").await?;
     if let Keys::File = keys {
         let dir = state.join("keys");
         eprintln!("cli_login: WARNING: the key of this login is a file in {}:", dir.display());

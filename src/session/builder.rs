@@ -9,7 +9,7 @@ use super::{
     record::{Record, Standing},
     snapshot::{Snapshot, Windows},
     tasks,
-    vault::{Vault, is_unreadable},
+    vault::{Vault, is_in_the_way, is_unreadable},
 };
 use crate::{
     account::{AccountId, hex},
@@ -53,6 +53,7 @@ pub struct SessionBuilder {
     journal: bool,
     background_refresh: bool,
     persist_access_token: bool,
+    for_sign_in: bool,
     on_wipe: Vec<OnWipe>,
     on_lock: Vec<OnLock>,
 }
@@ -78,6 +79,7 @@ impl SessionBuilder {
             journal: true,
             background_refresh: true,
             persist_access_token: true,
+            for_sign_in: false,
             on_wipe: Vec::new(),
             on_lock: Vec::new(),
         }
@@ -152,6 +154,14 @@ impl SessionBuilder {
         self
     }
 
+    /// Opens signed out if what is stored cannot be read: damaged, or its key or permissions are not to be had. It stays
+    /// where it is until [`Session::sign_in`] puts it aside. For the command, or the screen, where a user signs in: without
+    /// it a login whose key is lost for good can never be opened, and so never be replaced.
+    pub fn for_sign_in(mut self) -> Self {
+        self.for_sign_in = true;
+        self
+    }
+
     /// Called at a hard sign-out, when an account's data must go. Must not block.
     pub fn on_wipe(mut self, f: impl Fn(&AccountId) + Send + Sync + 'static) -> Self {
         self.on_wipe.push(Box::new(f));
@@ -168,8 +178,8 @@ impl SessionBuilder {
     ///
     /// # Errors
     /// `Store` if the record cannot be read. One that is damaged is put aside where the store can do that, and the next
-    /// `open` begins signed out; one that is only out of reach, or of a newer version, is left as it is. `Misconfigured`
-    /// if it belongs to another issuer or client, or if there is no tokio runtime (with its timer).
+    /// `open` begins signed out; one that is only out of reach, or of a newer version, is left as it is (see
+    /// [`for_sign_in`](Self::for_sign_in)). `Misconfigured` if it belongs to another issuer or client, or if there is no tokio runtime (with its timer).
     pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
         tasks::runtime()?;
@@ -192,7 +202,7 @@ impl SessionBuilder {
             on_wipe: self.on_wipe,
             on_lock: self.on_lock,
         });
-        restore(config, vault).await
+        restore(config, vault, self.for_sign_in).await
     }
 }
 
@@ -201,11 +211,12 @@ fn is_endpoint(issuer: &http::Uri) -> bool {
     issuer.authority().is_some() && issuer.path().len() > 1
 }
 
-async fn restore(config: Arc<Config>, vault: Vault) -> Result<Session, AuthError> {
+async fn restore(config: Arc<Config>, vault: Vault, for_sign_in: bool) -> Result<Session, AuthError> {
     let mut owner = [0; 16];
     getrandom::fill(&mut owner)
         .map_err(|error| AuthError::misconfigured("the system has no random numbers").caused_by(error.to_string()))?;
     let found = match vault.load().await {
+        Err(error) if for_sign_in && is_in_the_way(&error) => None,
         Err(error) if is_unreadable(&error) => {
             vault.put_aside(config.term()).await;
             return Err(error);

@@ -183,8 +183,9 @@ impl Drop for Seat {
     }
 }
 
-async fn fly(mut seat: Seat, epoch: u64, base: u64, look_only: bool) {
+async fn fly(seat: Seat, epoch: u64, base: u64, look_only: bool) {
     let _job = seat.inner.jobs.start();
+    let mut seat = seat; // gone before the job is: who waits for jobs waits for the lease
     let flight = AssertUnwindSafe(async {
         match look_only {
             true => refresh::look(&seat.inner).await,

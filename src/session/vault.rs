@@ -65,7 +65,7 @@ impl Vault {
     /// The newest record, for somebody who is about to replace it whatever it says: one that cannot be read is put aside.
     pub(crate) async fn load_or_put_aside(&self, lease: &mut SharedLease) -> Result<Option<Found>, AuthError> {
         match self.load().await {
-            Err(error) if is_unreadable(&error) || store_kind(&error) == Some(StoreErrorKind::Denied) => {
+            Err(error) if is_in_the_way(&error) => {
                 self.set_aside(lease).await.map_err(|_| error)?;
                 self.load().await
             }
@@ -154,6 +154,11 @@ fn store_kind(error: &AuthError) -> Option<StoreErrorKind> {
 /// Not now, and not ever.
 pub(crate) fn is_unreadable(error: &AuthError) -> bool {
     matches!(store_kind(error), Some(StoreErrorKind::Corrupt | StoreErrorKind::TooLarge))
+}
+
+/// Not now, and perhaps not ever: its key or its permissions are not to be had.
+pub(crate) fn is_in_the_way(error: &AuthError) -> bool {
+    is_unreadable(error) || store_kind(error) == Some(StoreErrorKind::Denied)
 }
 
 /// A store's failure in the way of a refresh: no token now, perhaps later.

@@ -9,7 +9,8 @@ use crate::{
     world::{World, pass, state, token},
 };
 use tower_reauth::{
-    AccountKey, KeySource, MemoryStore, Sealed, SealingKey, SessionStore, SignOut, StoreError, StoreErrorKind, Tokens,
+    AccountKey, ErrorKind, KeySource, MemoryStore, Sealed, SealingKey, SessionStore, SignOut, StoreError,
+    StoreErrorKind, Tokens,
 };
 
 use StoreErrorKind::{Conflict, Corrupt, Denied, LeaseLost, NewerVersion, TooLarge, Unavailable};
@@ -189,4 +190,29 @@ async fn a_sign_out_needs_no_key() {
     }
     alice.sign_out(SignOut::Soft).await.unwrap();
     assert_eq!((state(&alice), world.store.mark()), ("signed out here", 3));
+}
+
+/// A key that is lost for good: the login cannot be opened, but it can be replaced.
+#[tokio::test(start_paused = true)]
+async fn case_16_a_login_whose_key_is_lost_is_replaced_by_a_sign_in() {
+    let (world, rig) = signed_in().await;
+    let before = world.store.record_bytes();
+    rig.keys.table().keys.clear();
+    let builder = || world.builder().store(rig.process());
+    assert_eq!(builder().open("alice").await.unwrap_err().kind(), ErrorKind::Store);
+    let alice = builder().for_sign_in().open("alice").await.unwrap();
+    assert_eq!((state(&alice), token(&alice).await), ("signed out elsewhere", Err(ErrorKind::Store)));
+    assert_eq!(
+        (world.store.record_bytes(), world.store.count(Call::SetAside)),
+        (before, 0),
+        "nobody has signed in yet"
+    );
+    alice.sign_in(anew()).await.unwrap();
+    assert_eq!((state(&alice), world.store.count(Call::SetAside)), ("active", 1));
+    assert_eq!(token(&session(&world, &rig.process()).await).await.unwrap(), "new");
+
+    // What can be read is restored all the same; what is only out of reach is still an error.
+    assert_eq!(state(&builder().for_sign_in().open("alice").await.unwrap()), "active");
+    rig.keys.table().finding = Some(Trouble::Fail(Unavailable));
+    assert_eq!(builder().for_sign_in().open("alice").await.unwrap_err().kind(), ErrorKind::Store);
 }

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 use tower_reauth::{
-    AccountKey, AuthError, AuthState, MemoryStore, RefreshError, RefreshGrant, Refresher, Session, SessionStore,
-    SignOut, StoreError, Stored, Tokens, Version, refresh_fn,
+    AccountKey, AuthError, AuthState, ErrorKind, MemoryStore, RefreshError, RefreshGrant, Refresher, Session,
+    SessionStore, SignOut, StoreError, Stored, Tokens, Version, refresh_fn,
 };
 
 /// A store of which one call is slow, once, by so many milliseconds.
@@ -207,4 +207,25 @@ async fn p13_a_sign_out_is_not_lost_to_a_resumption_that_was_called_before() {
     for session in [session, open().await.unwrap()] {
         assert!(matches!(session.state(), AuthState::SignedOut(_)), "{:?}", session.state());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p13_a_resumption_that_a_sign_out_elsewhere_has_overtaken_says_so() {
+    let store = Slow::default();
+    let elsewhere = Slow { store: store.store.clone(), ..Slow::default() };
+    let open = |store: &Slow| Session::builder(Starts).store(store.clone()).open("svc");
+    let (a, b) = (open(&store).await.unwrap(), open(&elsewhere).await.unwrap());
+    a.access_token().await.unwrap();
+    a.sign_out(SignOut::Soft).await.unwrap();
+    pass(1000).await;
+    store.raised.store(300, Relaxed); // the answer to the resumption's raise
+    let resumed = tokio::spawn({
+        let a = a.clone();
+        async move { a.resume().await }
+    });
+    pass(50).await;
+    b.sign_out(SignOut::Soft).await.unwrap();
+    let _ = a.access_token().await; // looks into the store
+    assert!(matches!(a.state(), AuthState::SignedOut(_)), "{:?}", a.state());
+    assert_eq!(resumed.await.unwrap().map_err(|error| error.kind()), Err(ErrorKind::SignedOut));
 }

@@ -20,8 +20,8 @@ use std::sync::{
 };
 use tokio::task::JoinHandle;
 use tower_reauth::{
-    AuthError, AuthEvent, AuthState, ErrorKind, FailureKind, LockCause, RefreshError, Session, SignOut, StoreErrorKind,
-    Tokens,
+    AuthError, AuthEvent, AuthState, ErrorKind, FailureKind, LockCause, RefreshError, RefreshGrant, Refresher, Session,
+    SignOut, StoreErrorKind, Tokens,
 };
 use world::{World, failure, kind, pass, state, timed, token};
 
@@ -431,4 +431,70 @@ async fn p13_a_session_that_has_to_sign_in_again_sees_a_departure_elsewhere() {
         pass(60 * SEC).await;
         assert_eq!((token(&b).await, state(&b)), (Err(leave.error()), seen), "{leave:?}");
     }
+}
+
+/// As a refresher of client credentials.
+struct Starts;
+
+impl Refresher for Starts {
+    async fn refresh(&self, _: RefreshGrant) -> Result<Tokens, RefreshError> {
+        Ok(Tokens::new("fresh"))
+    }
+
+    fn needs_refresh_token(&self) -> bool {
+        false
+    }
+}
+
+/// A hard one leaves nothing but the mark to tell of it.
+#[tokio::test(start_paused = true)]
+async fn p13_a_sign_out_outlives_a_resumption_that_was_called_after_it_and_failed() {
+    for fails_once in [true, false] {
+        let store = Flaky::new();
+        let open = || Session::builder(Starts).store(store.clone()).open("svc");
+        let session = open().await.unwrap();
+        session.access_token().await.unwrap();
+        let pause = store.pause(Call::Mark, 0);
+        let out = aside({
+            let session = session.clone();
+            async move { session.sign_out(SignOut::Hard).await }
+        });
+        pause.reached().await;
+        match fails_once {
+            true => store.nth(Call::Raise, 0, Fault::Hang),
+            false => store.always(Call::Raise, Fault::Hang),
+        }
+        let resumed = aside({
+            let session = session.clone();
+            async move { session.resume().await }
+        });
+        store.stopped().await;
+        pause.go_on();
+        assert_eq!(out.await.unwrap(), if fails_once { Ok(()) } else { Err(ErrorKind::Store) });
+        assert_eq!(resumed.await.unwrap(), Err(ErrorKind::Store));
+        store.heal();
+        pass(60 * SEC).await;
+        for session in [session, open().await.unwrap()] {
+            assert!(matches!(session.state(), AuthState::SignedOut(_)), "fails once: {fails_once}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p13_a_sign_out_that_a_failing_sign_in_overtook_says_ok_only_if_the_store_was_told() {
+    let (world, a) = World::signed_in(Flaky::new()).await;
+    let pause = world.store.pause(Call::Mark, 0);
+    let out = aside({
+        let a = a.clone();
+        async move { a.sign_out(SignOut::Soft).await }
+    });
+    pause.reached().await;
+    world.store.always(Call::Raise, Fault::Fail(StoreErrorKind::Unavailable));
+    world.store.always(Call::Save, Fault::Fail(StoreErrorKind::Unavailable));
+    let signed_in = sign_in(&a, anew());
+    pass(SEC).await;
+    pause.go_on();
+    assert_eq!(out.await.unwrap(), Err(ErrorKind::Store));
+    assert_eq!(signed_in.await.unwrap(), Ok(()));
+    assert_eq!(state(&a), "active, unsaved");
 }

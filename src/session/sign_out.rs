@@ -84,7 +84,7 @@ impl Inner {
     }
 
     /// The next odd number at or above the newest, unless somebody signs in here meanwhile: that sign-in was called
-    /// later, and is above `here`.
+    /// later, and is above `here`. It may fail yet, so the store is told of `here` all the same.
     async fn raise_departure(&self, here: u64, arrivals: u64) -> Result<u64, StoreError> {
         let stored = self.vault.load().await.ok().flatten().map_or(0, |found| found.record.epoch);
         let mut newest = self.vault.mark().await?.max(stored).max(here);
@@ -96,7 +96,7 @@ impl Inner {
             }
             newest = mark;
         }
-        Ok(here)
+        self.vault.raise(here).await.map(|_| here)
     }
 
     fn publish_departure(&self, epoch: u64, departure: Departure, arrivals: u64) {
@@ -350,13 +350,20 @@ impl Inner {
             self.undo_sign_in(epoch, departure).await;
             return Err(self.ended());
         }
-        Ok(())
+        match self.snapshot().is_dead() {
+            true => Err(self.ended()), // a sign-out elsewhere, of a newer epoch, was seen meanwhile
+            false => Ok(()),
+        }
     }
 
-    /// A beginning that failed has changed nothing, but whoever insisted on the end before it may have given up.
+    /// A beginning that failed has changed nothing, but whoever insisted on the end before it may have given up. A
+    /// tombstone that is laid since, and its farewell with it, is no sign that the mark was raised.
     fn insist_again(self: &Arc<Self>) {
-        let (farewell, arrivals) = self.edit(|edit| (edit.desk.farewell, edit.desk.arrivals));
-        if let (Some(Farewell { epoch, departure }), Ok(runtime)) = (farewell, tasks::runtime()) {
+        let (epoch, departed, arrivals) =
+            self.edit(|edit| (edit.snapshot().epoch, edit.desk.departed, edit.desk.arrivals));
+        if epoch % 2 == 1
+            && let (Some(departure), Ok(runtime)) = (departed, tasks::runtime())
+        {
             let inner = self.clone();
             tasks::spawn(&runtime, async move { inner.insist(epoch, departure, arrivals).await });
         }

@@ -20,7 +20,9 @@ use std::{
 };
 use tokio_test::{assert_pending, task};
 use tower::limit::ConcurrencyLimit;
-use tower_reauth::{AuthError, AuthEvent, AuthState, ErrorKind, RefreshError, Session, SignOut, SignedOutCause};
+use tower_reauth::{
+    AuthError, AuthEvent, AuthState, ErrorKind, RefreshError, Session, SignOut, SignedOutCause, Tokens, refresh_fn,
+};
 
 fn assert_all_ok(results: &[Result<StatusCode, AuthError>]) {
     for result in results {
@@ -321,6 +323,24 @@ async fn p11_a_refresher_within_its_own_service_gets_a_typed_error() {
 async fn p11_so_it_does_while_the_token_is_fresh() {
     let id = "https://id.example.com/token";
     assert_eq!(reentrant(id, "https://api.example.com/renew", false).await, [Some(ErrorKind::Reentrant)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p11_a_refresher_that_closes_its_own_session_gets_a_typed_error() {
+    let own = Arc::new(std::sync::OnceLock::<Session>::new());
+    let inside = own.clone();
+    let refresher = refresh_fn(move |_| {
+        let session = inside.get().unwrap().clone();
+        async move {
+            assert_eq!(session.close().await.map_err(|error| error.kind()), Err(ErrorKind::Reentrant));
+            Ok(Tokens::new("fresh").with_refresh_token("r2"))
+        }
+    });
+    let session = Session::builder(refresher).open("alice").await.unwrap();
+    session.sign_in(Tokens::new("first").with_refresh_token("r1")).await.unwrap();
+    assert!(own.set(session.clone()).is_ok());
+    tokio::time::timeout(29 * SEC, session.refresh()).await.expect("it hangs until the timeout").unwrap();
+    session.close().await.unwrap();
 }
 
 async fn assert_known_as_token_endpoint(spelling: &str) {

@@ -234,9 +234,13 @@ impl Session {
     /// back: what a short-lived program does last. The session can be used afterwards.
     ///
     /// # Errors
-    /// `Store` if tokens could not be saved: they are lost when the process ends now.
+    /// `Store` if tokens could not be saved: they are lost when the process ends now. `Reentrant` within the session's own
+    /// exchange, which it would wait for.
     pub async fn close(&self) -> Result<(), AuthError> {
         tasks::runtime()?;
+        if self.0.is_within_own_flight() {
+            return Err(AuthError::new(ErrorKind::Reentrant, "a refresh waits for the end of its own session"));
+        }
         while let Some(landing) = self.0.in_the_air() {
             let _ = landing.await;
         }

@@ -154,8 +154,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Opens signed out if what is stored cannot be read: damaged, or its key or permissions are not to be had. It stays
-    /// where it is until [`Session::sign_in`] puts it aside. For the command, or the screen, where a user signs in: without
+    /// Opens signed out if what is stored cannot be read: damaged, or its key or permissions are not to be had. It is put
+    /// aside by [`Session::sign_in`] at the latest, and never overwritten. For the command, or the screen, where a user signs in: without
     /// it a login whose key is lost for good can never be opened, and so never be replaced.
     pub fn for_sign_in(mut self) -> Self {
         self.for_sign_in = true;

@@ -54,6 +54,7 @@
 //! | `sealed` | `Sealed`: what a store keeps, encrypted; `KeySource` for keys of your own |
 //! | `keyring` | `KeyringKey`: those keys in the platform's keyring |
 //! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
+//! | `policy-toml` | `OfflinePolicy::from_toml`; JSON is read without it |
 //! | `oauth2` | `Tokens` from the answers of the `oauth2` crate, whose flows sign in |
 //! | `test-util` | `ManualClock`; `store_contract!` for stores of your own |
 //! | `full` | everything but `test-util` |
@@ -112,7 +113,9 @@ pub use layer::{
     ReplayBody, ResponseFuture, SkipAuth, grpc_unauthenticated,
 };
 pub use message::{HttpRequest, HttpResponse, RequestHead, ResponseHead};
-pub use offline::{Connectivity, GateContext, OfflineGate, Permit, gate_fn};
+pub use offline::{
+    Connectivity, GateContext, OfflineGate, OfflinePolicy, Permit, Rule, Sensitivity, WhenReauthRequired, gate_fn,
+};
 pub use origin::Origins;
 #[cfg(feature = "hyper-client")]
 pub use refresher::HyperTokens;

@@ -1,9 +1,11 @@
 //! The gate: what may be done with what is known, answered at once and from memory.
 
 mod connectivity;
+mod policy;
 
 pub use connectivity::Connectivity;
 pub(crate) use connectivity::Reachability;
+pub use policy::{OfflinePolicy, Rule, Sensitivity, WhenReauthRequired};
 
 use crate::{
     account::AccountId,
@@ -123,6 +125,11 @@ impl<'a> GateContext<'a> {
     /// How old scopes and roles are; `None`: there are none, or the clock cannot be trusted.
     pub fn grants_age(&self) -> Option<Duration> {
         self.facts.grants_age
+    }
+
+    /// The server's own end of offline use; `None`: it named none. See [`Grants::offline_until`](crate::Grants::offline_until).
+    pub fn offline_until(&self) -> Option<SystemTime> {
+        self.facts.grants.offline_until
     }
 
     /// A denial for this reason, with the capability and the usual remedy.

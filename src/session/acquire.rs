@@ -250,6 +250,31 @@ impl Session {
         }
     }
 
+    /// What a gate would be shown for this capability now: for interfaces that explain, and for
+    /// `OfflinePolicy::explain`. It asks nobody and is no event.
+    ///
+    /// ```
+    /// use tower_reauth::{Session, Tokens, refresh_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::AuthError> {
+    /// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("fresh")))).open("alice").await?;
+    /// session.sign_in(Tokens::new("first")).await?;
+    /// assert!(session.with_gate_context("jobs.view", |cx| cx.token_fresh() && !cx.grant_rejected()));
+    /// # Ok(()) }
+    /// ```
+    pub fn with_gate_context<T>(
+        &self,
+        capability: impl Into<Capability>,
+        look: impl FnOnce(&GateContext<'_>) -> T,
+    ) -> T {
+        let inner = &self.0;
+        inner.turn_if_spent();
+        let snapshot = inner.snapshot().clone();
+        let facts = inner.facts(&snapshot, inner.now());
+        let capability = capability.into();
+        look(&GateContext { capability: &capability, account: &inner.id, state: &snapshot.state, facts: &facts })
+    }
+
     pub(crate) fn permit(&self, capability: Capability) -> Result<Permit, Denial> {
         let inner = &self.0;
         inner.turn_if_spent();

@@ -8,7 +8,7 @@ use super::{
     snapshot::{Snapshot, TokenId},
 };
 use crate::{
-    clock::Stamp,
+    clock::{SLACK, Stamp},
     denial::{Capability, Denial, DenyReason},
     error::AuthError,
     event::AuthEvent,
@@ -54,14 +54,19 @@ pub(crate) enum Reaction {
 }
 
 impl Inner {
-    /// What a gate may look at, of one snapshot at one moment.
+    /// What a gate may look at, of one snapshot at one moment. By a clock that was turned back nothing is said of time, and
+    /// a moment that has not come yet, which a wrong clock has written down, is as good as unknown.
     fn facts<'a>(&self, snapshot: &'a Snapshot, now: Stamp) -> Facts<'a> {
-        let since = |moment: Option<Stamp>| moment.map(|moment| now.since(moment));
+        let trusted = self.config.time.is_trusted();
+        let since = |moment: Option<Stamp>| {
+            let passed = moment.filter(|moment| trusted && moment.since(now) <= SLACK);
+            passed.map(|moment| now.since(moment))
+        };
         Facts {
             online: self.config.reach.online(&self.config.time),
             token_fresh: snapshot.fresh_for_gate(now),
             grant_rejected: snapshot.rejected.is_some(),
-            now: Some(now.system()),
+            now: trusted.then(|| now.system()),
             offline_for: since(snapshot.last_online_auth_at),
             since_auth: since(snapshot.auth_time),
             since_step_up: since(snapshot.step_up.filter(|done| now < done.until).map(|done| done.at)),
@@ -79,6 +84,7 @@ impl Inner {
             (None, None) if matches!(state, AuthState::ReauthRequired(_)) => deny(DenyReason::ReauthRequired),
             (None, None) => Ok(()),
             (None, Some(gate)) => {
+                self.keep_mark(now);
                 let facts = self.facts(snapshot, now);
                 gate.check(&GateContext { capability, account: &self.id, state, facts: &facts })
             }

@@ -14,6 +14,7 @@ impl Inner {
     /// The record counts, for whoever knew of epoch `known`: what differs in memory is dropped, but for a set that could
     /// not be saved yet. A newer epoch than `known`, of a sign-in or sign-out since, is never touched.
     pub(crate) fn adopt(&self, record: &Record, known: u64) {
+        self.take_time(record);
         let now = self.now();
         let theirs = self.access_of(record);
         self.edit(|edit| {
@@ -51,6 +52,19 @@ impl Inner {
                 edit.land();
             }
         });
+    }
+
+    /// The moments in a record have passed. A set that is newer than the one in memory is somebody else's contact with the
+    /// server: a wall clock that is behind it is slow, and need not have been turned back since.
+    fn take_time(&self, record: &Record) {
+        let time = &self.config.time;
+        for moment in [record.last_online_auth_at, record.auth_time].into_iter().flatten() {
+            time.seen(moment);
+        }
+        let held = self.snapshot();
+        if record.standing == Standing::SignedIn && (record.epoch, record.generation) > (held.epoch, held.generation) {
+            time.contact();
+        }
     }
 
     /// Quiet for a while (P9): what a flight of `epoch` ended with. It says nothing of another epoch.

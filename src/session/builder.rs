@@ -6,6 +6,7 @@ use super::{
     cooldown::CoolDown,
     expiry,
     inner::Inner,
+    mark,
     record::{Record, Standing},
     snapshot::{Snapshot, Windows},
     tasks,
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     account::{AccountId, hex},
-    clock::{Clock, SystemClock, Timekeeper},
+    clock::{Clock, SystemClock},
     error::AuthError,
     event::Observer,
     failure::{FailureClassifier, RefreshError},
@@ -103,7 +104,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Defaults to [`SystemClock`].
+    /// Defaults to [`SystemClock`] without a mark: what servers told of the time is known as long as the process lives. See
+    /// [`SystemClock::with_mark`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
@@ -182,7 +184,9 @@ impl SessionBuilder {
     /// [`for_sign_in`](Self::for_sign_in)). `Misconfigured` if it belongs to another issuer or client, or if there is no tokio runtime (with its timer).
     pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
-        tasks::runtime()?;
+        let runtime = tasks::runtime()?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let time = mark::open(&runtime, clock).await;
         let store = self.store.unwrap_or_else(|| SharedStore::new(MemoryStore::new()));
         let vault = Vault::new(store, account, self.refresher.issuer(), self.refresher.client_id());
         let config = Arc::new(Config {
@@ -191,7 +195,7 @@ impl SessionBuilder {
             refresher: self.refresher,
             gate: self.gate,
             reach: Reachability::new(self.connectivity),
-            time: Timekeeper::new(self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()))),
+            time,
             observers: self.observers,
             classifier: self.classifier,
             windows: Windows::new(self.refresh_before),
@@ -263,12 +267,12 @@ impl Inner {
         if record.standing != Standing::SignedOut {
             self.adopt(record, record.epoch);
         }
-        if let Some(failure) = &record.failure {
-            let left = failure.until.since(self.now());
-            if left <= super::cooldown::LONGEST_RETRY_AFTER && !left.is_zero() {
-                let error = AuthError::from(RefreshError::new(failure.kind.into()));
-                self.remember(record.epoch, CoolDown::stored(failure, left, error, self.now(), self.monotonic()));
-            }
+        let now = self.now();
+        if let Some(failure) = &record.failure
+            && let Some(left) = failure.left(failure.until, now)
+        {
+            let error = AuthError::from(RefreshError::new(failure.kind.into()));
+            self.remember(record.epoch, CoolDown::stored(failure, left, error, now, self.monotonic()));
         }
         self.turn_if_spent();
     }

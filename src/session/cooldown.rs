@@ -1,6 +1,8 @@
 //! How long to be quiet after a failure (P9), and the breaker for servers that refuse every fresh token (P4). Pure, but
 //! for the jitter.
 
+pub(crate) use super::record::LONGEST_RETRY_AFTER;
+
 use super::record::Failure;
 use crate::{clock::Stamp, error::AuthError};
 use std::{collections::VecDeque, time::Duration};
@@ -9,8 +11,6 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Nothing that the user can mend: no use in asking often.
 pub(crate) const MISCONFIGURED: Duration = Duration::from_secs(5 * 60);
-/// The longest `Retry-After` that is honoured.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Up to this much, at random.
 pub(crate) fn jitter(most: Duration) -> Duration {
@@ -37,7 +37,7 @@ pub(crate) struct CoolDown {
 impl CoolDown {
     /// What a record remembers, of which `left` is left.
     pub(crate) fn stored(failure: &Failure, left: Duration, error: AuthError, now: Stamp, monotonic: Duration) -> Self {
-        let told = failure.told_until.map(|end| end.since(now).min(LONGEST_RETRY_AFTER));
+        let told = failure.told_until.and_then(|end| failure.left(end, now));
         let at = |left: Duration| monotonic.saturating_add(left);
         Self { error, until: at(left), told_until: told.map(at) }
     }

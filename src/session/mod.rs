@@ -15,6 +15,7 @@ mod flight;
 mod inner;
 mod keep_fresh;
 mod keeper;
+mod mark;
 mod outcome;
 mod plan;
 mod record;
@@ -230,8 +231,8 @@ impl Session {
         self.detached(self.0.clone().begin_again(departures)).await
     }
 
-    /// Waits for the refresh under way, for tokens that are not saved yet, for a revocation, and until the lease is given
-    /// back: what a short-lived program does last. The session can be used afterwards.
+    /// Waits for the refresh under way, for tokens that are not saved yet, for a revocation, until the lease is given back
+    /// and the mark of trusted time is kept: what a short-lived program does last. The session can be used afterwards.
     ///
     /// # Errors
     /// `Store` if tokens could not be saved: they are lost when the process ends now. `Reentrant` within the session's own
@@ -249,6 +250,7 @@ impl Session {
         self.0.jobs.idle().await; // a revocation that came of it
         let settled = settled.map(drop); // with the lease that was kept
         self.0.vault.idle().await;
+        self.0.save_mark().await;
         match settled {
             Ok(()) => Ok(()),
             Err(error) => {

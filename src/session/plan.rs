@@ -2,7 +2,6 @@
 //! and 6). The refresh task drives it.
 
 use super::{
-    cooldown::LONGEST_RETRY_AFTER,
     record::{Doubt, Failure, Record, Standing},
     snapshot::is_usable,
     vault::Found,
@@ -88,9 +87,7 @@ pub(crate) fn plan<'a>(view: &View<'a>, at: &Circumstances<'_>) -> Plan<'a> {
     if let Some(failure) = &record.failure {
         let forgiven = at.forgiven.is_some_and(|moment| failure.at <= moment);
         let end = if forgiven { failure.told_until } else { Some(failure.until) };
-        // A pause that nobody can have asked for comes from a clock that was wrong.
-        let left = end.map_or(Duration::ZERO, |end| end.since(at.now));
-        if !left.is_zero() && left <= LONGEST_RETRY_AFTER {
+        if let Some(left) = end.and_then(|end| failure.left(end, at.now)) {
             return Plan::CoolingDown(failure, left);
         }
     }

@@ -2,16 +2,18 @@
 
 use crate::{
     account::AccountId,
-    clock::Stamp,
+    clock::{SLACK, Stamp},
     failure::FailureKind,
     state::{LockCause, ReauthCause},
     store::{StoreError, StoreErrorKind},
     token::{AccessToken, Grants, RefreshToken},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 use zeroize::Zeroizing;
 
+/// The longest `Retry-After` that is honoured.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The format this crate writes. It reads this one and older ones, and leaves newer ones in place.
 const FORMAT: u32 = 1;
 
@@ -126,6 +128,15 @@ pub(crate) struct Failure {
     /// The end of the server's own `Retry-After`, which no reconnection shortens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) told_until: Option<Stamp>,
+}
+
+impl Failure {
+    /// What is left at `now` of a pause that ends at `end`. One that begins in the future, or that nobody can have asked
+    /// for, says only that a clock was wrong; and none is longer than it was meant to be.
+    pub(crate) fn left(&self, end: Stamp, now: Stamp) -> Option<Duration> {
+        let left = end.since(now).min(end.since(self.at));
+        (self.at.since(now) <= SLACK && !left.is_zero() && left <= LONGEST_RETRY_AFTER).then_some(left)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

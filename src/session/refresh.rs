@@ -320,11 +320,14 @@ impl Refresh<'_> {
         };
         match answer {
             Ok(tokens) => {
-                if let Some(date) = tokens.date {
-                    config.time.anchor(date, asked);
+                match tokens.date {
+                    Some(date) => config.time.anchor(date, asked),
+                    None => config.time.contact(),
                 }
+                let kept = inner.keep_news();
                 let outcome = self.course.received(lease, *attempt, tokens, asked).await;
                 config.reach.answered(&config.time);
+                kept.await;
                 outcome
             }
             Err(error) => {
@@ -335,7 +338,10 @@ impl Refresh<'_> {
                 if let Some(date) = error.date {
                     config.time.anchor(date, asked);
                 }
-                self.course.refused(lease, *attempt, error).await
+                let kept = inner.keep_news();
+                let outcome = self.course.refused(lease, *attempt, error).await;
+                kept.await;
+                outcome
             }
         }
     }

@@ -31,6 +31,7 @@ impl Inner {
     /// `departures`: how many sign-outs and locks there were when it was called; one since then wins.
     pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64) -> Outcome {
         let (mut record, access) = self.new_record(sign_in)?;
+        let kept = self.keep_news();
         let mut lease = None;
         let saved = tokio::time::timeout(WAIT, self.begin(&mut lease, &mut record, departures)).await;
         let unsaved = !matches!(saved, Ok(Ok(())));
@@ -72,6 +73,7 @@ impl Inner {
         if let Some(post) = post {
             self.keep(post, record, lease);
         }
+        kept.await;
         Ok(())
     }
 
@@ -147,8 +149,9 @@ impl Inner {
         // What cannot be attached must change nothing, the clock included.
         let windows = &self.config.windows;
         Access::new(tokens.access.clone(), self.now(), tokens.expires_in, windows)?;
-        if let Some(date) = tokens.date {
-            self.config.time.anchor(date, self.monotonic());
+        match tokens.date {
+            Some(date) => self.config.time.anchor(date, self.monotonic()),
+            None => self.config.time.contact(),
         }
         let now: Stamp = self.now();
         let access = Access::new(tokens.access, now, tokens.expires_in, windows)?;

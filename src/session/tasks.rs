@@ -23,6 +23,17 @@ pub(crate) fn spawn(runtime: &Runtime, task: impl Future<Output = ()> + Send + '
     runtime.spawn(task).abort_handle()
 }
 
+/// Begins work that blocks, off the async threads; `None`: it panicked, or its runtime ended before it began.
+pub(crate) fn blocking<T, W>(runtime: &Runtime, work: W) -> impl Future<Output = Option<T>> + use<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce() -> T + Send + 'static,
+{
+    #[allow(clippy::disallowed_methods)] // this is the file that starts tasks
+    let task = runtime.spawn_blocking(work);
+    async { task.await.ok() }
+}
+
 /// Counts the detached work that [`close`](crate::Session::close) waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs(watch::Sender<usize>);

@@ -1,6 +1,7 @@
 //! `session/sync.rs` for the unit tests. In a model check, threads and tasks are shuttle's, and this says where one may
 //! come in between another; elsewhere it is what it stands for.
 
+use futures_util::future::{Either, Ready, ready};
 use shuttle::{
     current::try_get_current_task,
     future as model,
@@ -144,6 +145,18 @@ impl Runtime {
         let task = model::spawn(work).abort_handle();
         TASKS.with_borrow_mut(|tasks| tasks.push(task.clone()));
         AbortHandle::Model(Some(task))
+    }
+
+    /// In a model check it is done when this returns.
+    #[allow(clippy::disallowed_methods)] // stands in for what session/tasks.rs calls
+    pub(crate) fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Either<task::JoinHandle<T>, Ready<Result<T, task::JoinError>>> {
+        match try_get_current_task() {
+            None => Either::Left(self.0.spawn_blocking(work)),
+            Some(_) => Either::Right(ready(Ok(work()))),
+        }
     }
 }
 

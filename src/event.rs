@@ -78,6 +78,24 @@ pub enum AuthEvent {
         /// Why not.
         reason: DenyReason,
     },
+    /// The user has stepped up, to a prompt or by [`Session::step_up`](crate::Session::step_up).
+    #[non_exhaustive]
+    SteppedUp {
+        /// Whose session.
+        account: AccountId,
+        /// What the prompt was for; `None`: the application asked by itself.
+        capability: Option<Capability>,
+        /// For how long it counts.
+        valid_for: Duration,
+    },
+    /// A prompt for a step-up was refused, failed, or was not answered in time.
+    #[non_exhaustive]
+    StepUpRefused {
+        /// Whose session.
+        account: AccountId,
+        /// What it was for.
+        capability: Capability,
+    },
     /// The gate said yes to [`authorize`](crate::Session::authorize).
     #[non_exhaustive]
     Permitted {
@@ -100,6 +118,8 @@ impl AuthEvent {
             | Self::BreakerOpened { account, .. }
             | Self::RevocationDropped { account }
             | Self::Denied { account, .. }
+            | Self::SteppedUp { account, .. }
+            | Self::StepUpRefused { account, .. }
             | Self::Permitted { account, .. } => account,
         }
     }

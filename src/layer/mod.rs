@@ -2,6 +2,7 @@
 
 mod buffered;
 mod challenge;
+mod errand;
 mod exchange;
 mod future;
 mod replay;
@@ -200,7 +201,7 @@ where
                 ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, origin)
             }
             Err(error) => {
-                future::give_back(&mut self.inner);
+                errand::give_back(&mut self.inner);
                 ResponseFuture::failed(error)
             }
         }

@@ -2,10 +2,13 @@
 
 mod connectivity;
 mod policy;
+mod step_up;
 
 pub use connectivity::Connectivity;
 pub(crate) use connectivity::Reachability;
 pub use policy::{OfflinePolicy, Rule, Sensitivity, WhenReauthRequired};
+pub(crate) use step_up::DynStepUp;
+pub use step_up::StepUp;
 
 use crate::{
     account::AccountId,

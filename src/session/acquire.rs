@@ -2,7 +2,7 @@
 
 use super::{
     Session,
-    desk::Landing,
+    desk::{Answer, Landing, Work},
     flight::Want,
     inner::Inner,
     snapshot::{Snapshot, TokenId},
@@ -36,10 +36,24 @@ pub(crate) struct Pass {
     pub(crate) at: Stamp,
 }
 
+/// What a request has been through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trail<'a> {
+    /// What the flight ended with that it has waited for last.
+    pub(crate) failed: Option<&'a AuthError>,
+    /// The user has been asked for a step-up, and has answered.
+    pub(crate) prompted: bool,
+    /// It waits for nothing any more.
+    pub(crate) last: bool,
+}
+
 /// What to do next with a request that is about to leave.
 pub(crate) enum Step {
     Go(Pass),
+    /// For a token.
     Wait(Landing),
+    /// For a step-up.
+    Prompt(Answer),
     Refuse(AuthError),
 }
 
@@ -69,7 +83,7 @@ impl Inner {
             now: trusted.then(|| now.system()),
             offline_for: since(snapshot.last_online_auth_at),
             since_auth: since(snapshot.auth_time),
-            since_step_up: since(snapshot.step_up.filter(|done| now < done.until).map(|done| done.at)),
+            since_step_up: since(snapshot.step_ups.last(now)),
             grants: &snapshot.grants,
             grants_age: since(snapshot.grants_at),
         }
@@ -102,9 +116,8 @@ impl Inner {
 }
 
 impl Session {
-    /// May a request leave now, and with which token? `last`: no more waiting. `failed`: what the flight ended with that
-    /// this request has waited for.
-    pub(crate) fn step(&self, ask: &Ask, failed: Option<&AuthError>, last: bool) -> Step {
+    /// May a request leave now, and with which token?
+    pub(crate) fn step(&self, ask: &Ask, trail: Trail<'_>) -> Step {
         let inner = &self.0;
         let now = inner.now();
         let snapshot = inner.snapshot();
@@ -112,19 +125,33 @@ impl Session {
             // The path of nearly every request: no lock, no allocation.
             return match inner.check(&snapshot, &ask.capability, now) {
                 Ok(()) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
-                Err(denial) => Step::Refuse(inner.denied(denial)),
+                Err(denial) => self.turn_away(&snapshot, denial, trail),
             };
         }
         drop(snapshot);
-        self.step_slowly(ask, failed, last, now)
+        self.step_slowly(ask, trail, now)
+    }
+
+    /// The gate said no: the user is asked for a step-up if that would help, and nobody has asked for this request.
+    #[cold]
+    fn turn_away(&self, snapshot: &Snapshot, denial: Denial, trail: Trail<'_>) -> Step {
+        let inner = &self.0;
+        if denial.reason() != DenyReason::StepUpRequired {
+            return Step::Refuse(inner.denied(denial));
+        }
+        match inner.prompt(denial.capability(), snapshot, trail) {
+            Ok(answer) => Step::Prompt(answer),
+            Err(Some(why)) => Step::Refuse(inner.denied(denial).caused_by(why)),
+            Err(None) => Step::Refuse(inner.denied(denial)),
+        }
     }
 
     #[cold]
-    fn step_slowly(&self, ask: &Ask, failed: Option<&AuthError>, last: bool, now: Stamp) -> Step {
+    fn step_slowly(&self, ask: &Ask, trail: Trail<'_>, now: Stamp) -> Step {
         let inner = &self.0;
         inner.turn_if_spent();
         let snapshot = inner.snapshot().clone();
-        let may_wait = !last && failed.is_none();
+        let may_wait = !trail.last && trail.failed.is_none();
         let verdict = inner.check(&snapshot, &ask.capability, now);
         // Somebody else may have signed in: a dead session looks, before its denial counts.
         let hopeless = |denial: &Denial| denial.reason().is_final() && !snapshot.is_dead();
@@ -139,7 +166,7 @@ impl Session {
 
         let fresh = snapshot.fresh(now);
         let online = inner.config.reach.online(&inner.config.time) != Some(false);
-        let mut error = failed.cloned();
+        let mut error = trail.failed.cloned();
         match fresh {
             Some(_) if snapshot.ready(now).is_some() || snapshot.is_dead() || !online || !may_wait => {}
             Some(access) => {
@@ -161,7 +188,7 @@ impl Session {
             None => {}
         }
         if let Err(denial) = verdict {
-            return Step::Refuse(inner.denied(denial));
+            return self.turn_away(&snapshot, denial, trail);
         }
         match (fresh, &snapshot.access) {
             (Some(access), _) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
@@ -238,6 +265,11 @@ impl Session {
     /// Whether this task is a part of this session's own exchange (P11).
     pub(crate) fn is_reentrant(&self) -> bool {
         self.0.is_within_own_flight()
+    }
+
+    /// Whether this task is a part of this session's own prompt.
+    pub(crate) fn is_within_prompt(&self) -> bool {
+        self.0.is_within(Work::Prompt)
     }
 
     /// The second 401 of a request: it counts for the breaker, and starts nothing.

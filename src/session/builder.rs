@@ -18,7 +18,7 @@ use crate::{
     error::AuthError,
     event::Observer,
     failure::{FailureClassifier, RefreshError},
-    offline::{Connectivity, OfflineGate, Reachability},
+    offline::{Connectivity, DynStepUp, OfflineGate, Reachability, StepUp},
     refresher::{Refresher, SharedRefresher},
     state::{AuthState, LockCause, SignedOutCause},
     store::{MemoryStore, SessionStore, SharedStore},
@@ -45,6 +45,7 @@ pub struct SessionBuilder {
     refresher: SharedRefresher,
     store: Option<SharedStore>,
     gate: Option<Box<dyn OfflineGate>>,
+    step_up: Option<Box<dyn DynStepUp>>,
     connectivity: Option<Box<dyn Connectivity>>,
     clock: Option<Arc<dyn Clock>>,
     observers: Vec<Box<dyn Observer>>,
@@ -71,6 +72,7 @@ impl SessionBuilder {
             refresher: SharedRefresher::new(refresher),
             store: None,
             gate: None,
+            step_up: None,
             connectivity: None,
             clock: None,
             observers: Vec::new(),
@@ -95,6 +97,13 @@ impl SessionBuilder {
     /// Who decides what may be done. Defaults to none: everything is allowed that has, or may get, a token.
     pub fn gate(mut self, gate: impl OfflineGate) -> Self {
         self.gate = Some(Box::new(gate));
+        self
+    }
+
+    /// Who asks the user for biometrics or a PIN where the gate wants a step-up. Defaults to none: such a request is
+    /// denied, and the application steps up by itself, with [`Session::step_up`].
+    pub fn step_up(mut self, step_up: impl StepUp) -> Self {
+        self.step_up = Some(Box::new(step_up));
         self
     }
 
@@ -194,6 +203,7 @@ impl SessionBuilder {
             endpoint: self.refresher.issuer().parse().ok().filter(is_endpoint),
             refresher: self.refresher,
             gate: self.gate,
+            step_up: self.step_up,
             reach: Reachability::new(self.connectivity),
             time,
             observers: self.observers,

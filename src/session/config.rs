@@ -6,7 +6,7 @@ use crate::{
     clock::Timekeeper,
     event::Observer,
     failure::FailureClassifier,
-    offline::{OfflineGate, Reachability},
+    offline::{DynStepUp, OfflineGate, Reachability},
     refresher::SharedRefresher,
     state::LockCause,
 };
@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) endpoint: Option<http::Uri>,
     /// `None`: everything is allowed that has, or may get, a token.
     pub(crate) gate: Option<Box<dyn OfflineGate>>,
+    /// `None`: a step-up that is required is denied.
+    pub(crate) step_up: Option<Box<dyn DynStepUp>>,
     pub(crate) reach: Reachability,
     pub(crate) time: Timekeeper,
     pub(crate) observers: Vec<Box<dyn Observer>>,

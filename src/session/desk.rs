@@ -5,6 +5,7 @@ use crate::{clock::Stamp, error::AuthError, event::AuthEvent, state::LockCause, 
 use futures_util::future::{Map, Shared};
 use std::{
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +23,11 @@ pub(crate) struct Desk {
     pub(crate) breakers: HashMap<String, Breaker>,
     /// Holds tokens that could not be saved yet, and their lease.
     pub(crate) keepers: Vec<KeeperHandle>,
+    /// The user is being asked for a step-up.
+    pub(crate) prompt: Option<Prompt>,
+    pub(crate) prompts: u64,
+    /// The last prompt was refused.
+    pub(crate) refusal: Option<Refusal>,
     /// Counts sign-outs and locks: a sign-in that was called before one does not undo it.
     pub(crate) departures: u64,
     /// The kind of the last one.
@@ -59,6 +65,50 @@ pub(crate) struct Flight {
     /// Wakes the waiters, once.
     pub(crate) tx: oneshot::Sender<Outcome>,
 }
+
+// ===== the prompt =====
+
+/// What those who wait for a prompt are told: what the answer was is seen by the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prompted {
+    /// The user has answered, in one way or another. Whoever has waited for that is not prompted for again.
+    Answered,
+    /// The epoch has ended that it was for.
+    Overtaken,
+}
+
+/// The end of a prompt, as [`Landing`] is of a flight.
+pub(crate) type Answer =
+    Shared<Map<oneshot::Receiver<Prompted>, fn(Result<Prompted, oneshot::error::RecvError>) -> Prompted>>;
+
+/// A prompt that is open. Dropped, it closes: its task sees the end of `open`.
+pub(crate) struct Prompt {
+    pub(crate) number: u64,
+    pub(crate) epoch: u64,
+    pub(crate) answer: Answer,
+    /// Wakes those who wait, once.
+    pub(crate) tx: oneshot::Sender<Prompted>,
+    pub(crate) _open: oneshot::Sender<Infallible>,
+}
+
+/// A prompt of this epoch that was refused.
+pub(crate) struct Refusal {
+    /// Until when nobody is asked again (monotonic).
+    pub(crate) until: Duration,
+    pub(crate) error: AuthError,
+}
+
+// ===== what a task is a part of =====
+
+/// Work of a session that what it does itself must not wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Exchange,
+    Prompt,
+}
+
+/// The sessions, by owner, and the work of theirs that a task is a part of.
+pub(crate) type Within = Vec<(String, Work)>;
 
 // ===== tokens that could not be saved =====
 

@@ -5,7 +5,7 @@
 
 use super::{
     cooldown::Tripped,
-    desk::{Flight, Landing, Outcome, Received},
+    desk::{Flight, Landing, Outcome, Received, Work},
     inner::Inner,
     refresh,
     snapshot::TokenId,
@@ -33,14 +33,19 @@ pub(crate) enum Want {
 impl Inner {
     /// Whether this task is a part of this session's own exchange: waiting for it would wait for ever (P11).
     pub(crate) fn is_within_own_flight(&self) -> bool {
-        WITHIN.try_with(|within| within.contains(&self.owner)).unwrap_or(false)
+        self.is_within(Work::Exchange)
     }
 
-    /// Runs an exchange so that requests it makes through this session's layer are recognized.
-    pub(crate) async fn within<T>(&self, exchange: impl Future<Output = T>) -> T {
+    pub(crate) fn is_within(&self, work: Work) -> bool {
+        let is_it = |(owner, of): &(String, Work)| *of == work && *owner == self.owner;
+        WITHIN.try_with(|within| within.iter().any(is_it)).unwrap_or(false)
+    }
+
+    /// Runs an exchange, or a prompt, so that requests it makes through this session's layer are recognized.
+    pub(crate) async fn within<T>(&self, work: Work, future: impl Future<Output = T>) -> T {
         let mut within = WITHIN.try_with(|within| Vec::clone(within)).unwrap_or_default();
-        within.push(self.owner.clone());
-        WITHIN.scope(Arc::new(within), exchange).await
+        within.push((self.owner.clone(), work));
+        WITHIN.scope(Arc::new(within), future).await
     }
 
     /// Starts a refresh, or joins the one in the air. Answers at once: a landing to wait for, or why there is none.

@@ -2,7 +2,7 @@
 
 use super::{
     config::Config,
-    desk::{Desk, Flight},
+    desk::{Desk, Flight, Prompt, Prompted},
     record::Record,
     snapshot::{Access, Snapshot},
     sync::{self, Mutex, MutexGuard},
@@ -73,9 +73,9 @@ impl Inner {
     /// The one way to change a session: under the lock, with what follows from it (the state stream, the events) in order.
     pub(crate) fn edit<T>(&self, f: impl FnOnce(&mut Edit<'_>) -> T) -> T {
         let mut desk = self.desk();
-        let mut edit = Edit { inner: self, desk: &mut desk, now: None, ended: None, landed: None };
+        let mut edit = Edit { inner: self, desk: &mut desk, now: None, ended: None, landed: None, overtaken: None };
         let out = f(&mut edit);
-        let (ended, landed) = (edit.ended.take(), edit.landed.take());
+        let (ended, landed, overtaken) = (edit.ended.take(), edit.landed.take(), edit.overtaken.take());
         if let Some(snapshot) = edit.now.take() {
             let state = snapshot.state.clone();
             self.snapshot.store(Arc::new(snapshot));
@@ -92,6 +92,9 @@ impl Inner {
         if let Some(flight) = ended {
             let found = flight.look && !self.snapshot().is_dead();
             let _ = flight.tx.send(if found { Ok(()) } else { Err(self.ended()) });
+        }
+        if let Some(prompt) = overtaken {
+            let _ = prompt.tx.send(Prompted::Overtaken);
         }
         self.tell();
         out
@@ -161,6 +164,8 @@ pub(crate) struct Edit<'a> {
     ended: Option<Flight>,
     /// The flight whose purpose is served.
     landed: Option<Flight>,
+    /// The prompt of an epoch that has ended: its answer would count for nothing.
+    overtaken: Option<Prompt>,
 }
 
 impl Edit<'_> {
@@ -191,8 +196,12 @@ impl Edit<'_> {
         }
         let newer = (next.epoch, next.generation) > (old.epoch, old.generation);
         match next.epoch == old.epoch {
-            true => next.step_up = old.step_up,
-            false => self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch),
+            true => next.step_ups = old.step_ups.clone(),
+            false => {
+                self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch);
+                self.overtaken = self.desk.prompt.take_if(|prompt| prompt.epoch < next.epoch);
+                self.desk.refusal = None;
+            }
         }
         next.state = match input.into() {
             Some(input) => state::next(&old.state, input),
@@ -224,6 +233,10 @@ impl Edit<'_> {
     /// A newer set was published: whoever wanted it has it, and whoever comes now wants another one.
     pub(crate) fn land(&mut self) {
         self.landed = self.desk.flight.take();
+    }
+
+    pub(crate) fn account(&self) -> AccountId {
+        self.inner.id.clone()
     }
 
     pub(crate) fn event(&mut self, event: AuthEvent) {

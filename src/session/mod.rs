@@ -23,6 +23,7 @@ mod refresh;
 mod sign_in;
 mod sign_out;
 mod snapshot;
+mod step_up;
 #[cfg_attr(test, path = "model/sync.rs")]
 mod sync;
 mod tasks;
@@ -35,8 +36,8 @@ pub use desk::SignOut;
 pub use keep_fresh::KeepFresh;
 pub use watch::StateWatch;
 
-pub(crate) use acquire::{Ask, Pass, Reaction, Step};
-pub(crate) use desk::Landing;
+pub(crate) use acquire::{Ask, Pass, Reaction, Step, Trail};
+pub(crate) use desk::{Answer, Landing, Prompted};
 pub(crate) use snapshot::TokenId;
 
 use crate::{
@@ -52,7 +53,6 @@ use crate::{
 use desk::{Departure, Outcome};
 use flight::Want;
 use inner::Inner;
-use snapshot::SteppedUp;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
@@ -214,10 +214,15 @@ impl Session {
         KeepFresh::start(&self.0)
     }
 
-    /// A step-up that the application did by itself counts for this long, by trusted time. In memory only.
+    /// A step-up that the application did by itself: the user was there just now. It counts for this long, its last
+    /// moment included, by trusted time; in memory only, until the user signs out or somebody signs in. Requests that wait
+    /// for a [`StepUp`](crate::StepUp) prompt go on, and the prompt is closed.
+    ///
+    /// Each step-up has an end of its own, and the gate sees the newest that still counts. So a shorter one does not
+    /// shorten a longer one before it: once it is over, the age of the longer one counts again. A step-up for no time
+    /// counts for nothing, and so does one while nobody is signed in.
     pub fn step_up(&self, valid_for: Duration) {
-        let at = self.0.now();
-        self.0.edit(|edit| edit.amend(|snapshot| snapshot.step_up = Some(SteppedUp { at, until: at.plus(valid_for) })));
+        self.0.step_up(valid_for);
     }
 
     /// After a sign-out or a lock: lets a session start by itself again, where no refresh token is needed (client

@@ -4,7 +4,7 @@
 
 use super::{
     cooldown::CoolDown,
-    desk::Outcome,
+    desk::{Outcome, Work},
     inner::Inner,
     outcome::{Attempt, Course},
     plan::{Circumstances, Plan, View, plan},
@@ -299,7 +299,7 @@ impl Refresh<'_> {
         }
         let grant = RefreshGrant::new(inner.id.clone(), record.refresh_token.clone(), record.scope.clone());
         let asked = inner.monotonic();
-        let exchange = AssertUnwindSafe(inner.within(config.refresher.refresh(grant))).catch_unwind();
+        let exchange = AssertUnwindSafe(inner.within(Work::Exchange, config.refresher.refresh(grant))).catch_unwind();
         futures_util::pin_mut!(exchange);
         let mut answer = tokio::time::timeout(config.refresh_timeout, exchange.as_mut()).await;
         // A process that was stopped finds its timer run out and the answer in its socket. As long as the lease is its

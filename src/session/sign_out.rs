@@ -4,7 +4,7 @@
 
 use super::{
     cooldown,
-    desk::{Departure, Farewell, Outcome, SignOut},
+    desk::{Departure, Farewell, Outcome, SignOut, Work},
     inner::{Edit, Inner},
     plan::{View, next_sign_in, next_sign_out},
     record::Standing,
@@ -310,7 +310,7 @@ impl Inner {
                 return Some(()); // somebody signed in since
             }
             let grant = RevokeGrant::new(self.id.clone(), token);
-            self.within(self.config.refresher.revoke(grant)).await.ok().map(drop)
+            self.within(Work::Exchange, self.config.refresher.revoke(grant)).await.ok().map(drop)
         };
         let done = tokio::time::timeout(REVOCATION, AssertUnwindSafe(revocation).catch_unwind()).await;
         if !matches!(done, Ok(Ok(Some(())))) {

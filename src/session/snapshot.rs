@@ -37,18 +37,39 @@ pub(crate) struct Snapshot {
     pub(crate) grants_at: Option<Stamp>,
     pub(crate) last_online_auth_at: Option<Stamp>,
     pub(crate) auth_time: Option<Stamp>,
-    pub(crate) step_up: Option<SteppedUp>,
+    pub(crate) step_ups: StepUps,
     /// Until then no request asks for an early refresh: one is under way, or has just failed.
     pub(crate) quiet_until: Option<Stamp>,
     /// There is something to ask for new tokens with.
     pub(crate) renewable: bool,
 }
 
-/// A step-up, and until when it counts. In memory only.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SteppedUp {
-    pub(crate) at: Stamp,
-    pub(crate) until: Stamp,
+/// The step-ups of this epoch that may still count, each with its own end. In memory only.
+///
+/// The newest one that counts is the one that counts: a short one after a long one neither ends the long one when it
+/// ends, nor lends it its own age.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StepUps(Vec<SteppedUp>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SteppedUp {
+    at: Stamp,
+    /// Inclusive.
+    until: Stamp,
+}
+
+impl StepUps {
+    pub(crate) fn add(&mut self, at: Stamp, valid_for: Duration) {
+        let until = at.plus(valid_for);
+        // What ends no later is of no use any more: few are left, each shorter than the one before it.
+        self.0.retain(|earlier| earlier.until > until && earlier.until >= at);
+        self.0.push(SteppedUp { at, until });
+    }
+
+    /// When the last one was made that still counts.
+    pub(crate) fn last(&self, now: Stamp) -> Option<Stamp> {
+        self.0.iter().rev().find(|done| now <= done.until).map(|done| done.at)
+    }
 }
 
 /// An access token, ready to attach.
@@ -89,7 +110,7 @@ impl Snapshot {
             grants_at: None,
             last_online_auth_at: None,
             auth_time: None,
-            step_up: None,
+            step_ups: StepUps::default(),
             quiet_until: None,
             renewable: true,
         }

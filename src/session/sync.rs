@@ -4,11 +4,12 @@
 pub(crate) use std::sync::{Mutex, MutexGuard};
 pub(crate) use tokio::{runtime::Handle as Runtime, task::AbortHandle};
 
+use super::desk::Within;
 use std::sync::Arc;
 
 tokio::task_local! {
-    /// The sessions, by owner, whose exchange this task is a part of.
-    pub(crate) static WITHIN: Arc<Vec<String>>;
+    /// What this task is a part of.
+    pub(crate) static WITHIN: Arc<Within>;
 }
 
 /// Others may come in between here, though there is no lock: the model check lets them.

@@ -24,7 +24,7 @@ use tokio::{
     task,
 };
 
-type Names = Arc<Vec<String>>;
+type Names = Arc<super::desk::Within>;
 
 tokio::task_local! { static REAL_WITHIN: Names; }
 

@@ -1,7 +1,7 @@
 //! A server, a store, a clock, and somebody who watches.
 
 use super::{
-    super::{Session, desk::Landing, flight::Want, inner::Inner, sync},
+    super::{Session, SessionBuilder, desk::Landing, flight::Want, inner::Inner, sync},
     scheduler::{Bounded, Patient, in_order, let_all_others_go},
 };
 use crate::{
@@ -80,7 +80,7 @@ pub(super) fn expect(that: bool, what: &str) {
 }
 
 /// Lets others come in between, and a task be ended.
-async fn pause() {
+pub(super) async fn pause() {
     let mut waited = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut waited, true) {
@@ -232,6 +232,9 @@ impl Watched {
                 expect(flight.number >= self.flight, "an older flight has the slot of a newer one");
                 self.flight = flight.number;
             }
+            if let Some(prompt) = desk.prompt.as_ref().filter(|prompt| prompt.epoch != snapshot.epoch) {
+                fault(format!("a prompt for epoch {} in that of {}", prompt.epoch, snapshot.epoch));
+            }
         });
     }
 }
@@ -268,6 +271,10 @@ impl World {
 
     /// Another process.
     pub(super) fn open(&mut self) -> Session {
+        self.open_with(|builder| builder)
+    }
+
+    pub(super) fn open_with(&mut self, more: impl FnOnce(SessionBuilder) -> SessionBuilder) -> Session {
         let told = Arc::<Mutex<Vec<AuthState>>>::default();
         let log = told.clone();
         let observer = observer_fn(move |event| {
@@ -280,7 +287,7 @@ impl World {
             .clock(self.clock.clone())
             .background_refresh(false)
             .observer(observer);
-        let session = in_order(|| shuttle::future::block_on(builder.open("alice"))).unwrap();
+        let session = in_order(|| shuttle::future::block_on(more(builder).open("alice"))).unwrap();
         self.watched.borrow_mut().push(Watched {
             inner: Arc::downgrade(&session.0),
             at: (0, 0),
@@ -377,9 +384,11 @@ impl World {
         self.settle();
         holds();
         for session in self.sessions.clone() {
-            let left = session.0.glance(|desk, _, _| (desk.flight.is_some(), desk.keepers.len(), desk.events.len()));
-            if left != Some((false, 0, 0)) {
-                fault(format!("left on the desk (flight, keepers, events): {left:?}"));
+            let left = session.0.glance(|desk, _, _| {
+                (desk.flight.is_some(), desk.prompt.is_some(), desk.keepers.len(), desk.events.len())
+            });
+            if left != Some((false, false, 0, 0)) {
+                fault(format!("left on the desk (flight, prompt, keepers, events): {left:?}"));
             }
         }
         for Watched { states, told, .. } in self.watched.borrow().iter() {

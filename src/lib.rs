@@ -114,7 +114,8 @@ pub use layer::{
 };
 pub use message::{HttpRequest, HttpResponse, RequestHead, ResponseHead};
 pub use offline::{
-    Connectivity, GateContext, OfflineGate, OfflinePolicy, Permit, Rule, Sensitivity, StepUp, WhenReauthRequired, gate_fn,
+    Connectivity, GateContext, OfflineGate, OfflinePolicy, Permit, Rule, Sensitivity, StepUp, WhenReauthRequired,
+    gate_fn,
 };
 pub use origin::Origins;
 #[cfg(feature = "hyper-client")]

@@ -56,7 +56,7 @@
 //! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
 //! | `policy-toml` | `OfflinePolicy::from_toml`; JSON is read without it |
 //! | `oauth2` | `Tokens` from the answers of the `oauth2` crate, whose flows sign in |
-//! | `test-util` | `ManualClock`; `store_contract!` for stores of your own |
+//! | `test-util` | `ManualClock`; `Situation` for tests of a gate; `store_contract!` for stores of your own |
 //! | `full` | everything but `test-util` |
 //!
 //! # Several processes, one login
@@ -113,9 +113,11 @@ pub use layer::{
     ReplayBody, ResponseFuture, SkipAuth, grpc_unauthenticated,
 };
 pub use message::{HttpRequest, HttpResponse, RequestHead, ResponseHead};
+#[cfg(feature = "test-util")]
+pub use offline::Situation;
 pub use offline::{
-    Connectivity, GateContext, OfflineGate, OfflinePolicy, Permit, Rule, Sensitivity, StepUp, WhenReauthRequired,
-    gate_fn,
+    Connectivity, Explanation, Finding, GateContext, OfflineGate, OfflinePolicy, Permit, Rule, Sensitivity, StepUp,
+    WhenReauthRequired, gate_fn,
 };
 pub use origin::Origins;
 #[cfg(feature = "hyper-client")]

@@ -2,11 +2,15 @@
 
 mod connectivity;
 mod policy;
+#[cfg(feature = "test-util")]
+mod situation;
 mod step_up;
 
 pub use connectivity::Connectivity;
 pub(crate) use connectivity::Reachability;
-pub use policy::{OfflinePolicy, Rule, Sensitivity, WhenReauthRequired};
+pub use policy::{Explanation, Finding, OfflinePolicy, Rule, Sensitivity, WhenReauthRequired};
+#[cfg(feature = "test-util")]
+pub use situation::Situation;
 pub(crate) use step_up::DynStepUp;
 pub use step_up::StepUp;
 

@@ -289,7 +289,7 @@ impl Session {
     }
 
     /// What a gate would be shown for this capability now: for interfaces that explain, and for
-    /// `OfflinePolicy::explain`. It asks nobody and is no event.
+    /// [`OfflinePolicy::explain`](crate::OfflinePolicy::explain). It asks nobody and is no event.
     ///
     /// ```
     /// use tower_reauth::{Session, Tokens, refresh_fn};

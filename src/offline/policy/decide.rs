@@ -80,20 +80,7 @@ impl OfflinePolicy {
             // The clause has been asked already: limits say only what they say themselves.
             Part::Limits { .. } => (clause.when_reauth_required, None),
         };
-        let grants = !(clause.scopes.is_empty() && clause.roles.is_empty());
-        let one = |there: bool, condition| there.then_some(condition);
-        (when.map(Condition::WhenReauthRequired).into_iter())
-            .chain(until.map(Condition::OfflineUntil))
-            .chain(clause.max_offline.map(Condition::MaxOffline))
-            .chain(one(clause.online, Condition::Online))
-            .chain(one(clause.token_fresh, Condition::TokenFresh))
-            .chain(clause.fresh_within.map(Condition::FreshWithin))
-            .chain(clause.step_up_within.map(Condition::StepUpWithin))
-            .chain(one(clause.read_only_after_expiry, Condition::ReadOnlyAfterExpiry))
-            .chain(clause.scopes.iter().map(|scope| Condition::Scope(scope)))
-            .chain(clause.roles.iter().map(|role| Condition::Role(role)))
-            .chain(self.grants_max_age.filter(|_| grants).map(Condition::GrantsMaxAge))
-            .chain(clause.tiers.iter().map(|tier| Condition::Sensitivity(*tier)))
+        clause.conditions(when, until, self.grants_max_age)
     }
 
     pub(super) fn judge(&self, condition: Condition<'_>, reads: bool, cx: &GateContext<'_>) -> Result<(), DenyReason> {
@@ -158,6 +145,28 @@ impl OfflinePolicy {
 }
 
 impl Clause {
+    pub(super) fn conditions(
+        &self,
+        when: Option<WhenReauthRequired>,
+        until: Option<SystemTime>,
+        grants_max_age: Option<Duration>,
+    ) -> impl Iterator<Item = Condition<'_>> {
+        let grants = !(self.scopes.is_empty() && self.roles.is_empty());
+        let one = |there: bool, condition| there.then_some(condition);
+        (when.map(Condition::WhenReauthRequired).into_iter())
+            .chain(until.map(Condition::OfflineUntil))
+            .chain(self.max_offline.map(Condition::MaxOffline))
+            .chain(one(self.online, Condition::Online))
+            .chain(one(self.token_fresh, Condition::TokenFresh))
+            .chain(self.fresh_within.map(Condition::FreshWithin))
+            .chain(self.step_up_within.map(Condition::StepUpWithin))
+            .chain(one(self.read_only_after_expiry, Condition::ReadOnlyAfterExpiry))
+            .chain(self.scopes.iter().map(|scope| Condition::Scope(scope)))
+            .chain(self.roles.iter().map(|role| Condition::Role(role)))
+            .chain(grants_max_age.filter(|_| grants).map(Condition::GrantsMaxAge))
+            .chain(self.tiers.iter().map(|tier| Condition::Sensitivity(*tier)))
+    }
+
     /// Whether it stands for something that changes nothing.
     pub(super) fn reads(&self, part: Part, cx: &GateContext<'_>) -> bool {
         match part {
@@ -172,7 +181,7 @@ fn holds(it_does: bool, or_else: DenyReason) -> Result<(), DenyReason> {
 }
 
 /// Whether the server has answered with tokens after `end`.
-fn renewed_after(end: SystemTime, cx: &GateContext<'_>) -> bool {
+pub(super) fn renewed_after(end: SystemTime, cx: &GateContext<'_>) -> bool {
     let last = cx.now().zip(cx.offline_for()).and_then(|(now, ago)| now.checked_sub(ago));
     last.is_some_and(|last| last > end)
 }

@@ -82,6 +82,9 @@ impl<'t> Source<'t> {
     }
 
     pub(super) fn parse(&self) -> Result<Node, Fault> {
+        if self.text.trim().is_empty() && self.format == Format::Json {
+            return Err(Fault::new(0, "nothing is there: expected { \"capabilities\": … }"));
+        }
         if self.text.len() > MAX_SIZE {
             return Err(Fault::new(0, format!("{} bytes: expected at most {MAX_SIZE}", self.text.len())));
         }
@@ -133,13 +136,25 @@ impl<'t> Source<'t> {
         Ok(Node { at, value })
     }
 
+    /// `error` speaks of the part of the text from `from` on.
     fn not_json(&self, from: usize, error: &serde_json::Error) -> Fault {
-        let rest = self.text.get(from..).unwrap_or_default();
-        let at: usize = rest.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+        let part = self.text.get(from..).unwrap_or_default();
+        let lines = part.split_inclusive('\n').take(error.line().saturating_sub(1));
+        let at = from + lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1);
+        let before = self.text.as_bytes().iter().take(at);
+        let column = 1 + before.rev().take_while(|byte| **byte != b'\n').count();
         let text = error.to_string();
-        let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-        let column = error.column();
-        Fault::new(from + at, format!("not JSON at column {column}: {what}"))
+        let what = match text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what) {
+            // Its parser does not say so of what it only passes over.
+            _ if self.is_trailing_comma(at) => "a comma with nothing after it",
+            what => what,
+        };
+        Fault::new(at, format!("not JSON at column {column}: {what}"))
+    }
+
+    fn is_trailing_comma(&self, at: usize) -> bool {
+        let (before, after) = self.text.as_bytes().split_at(at.min(self.text.len()));
+        before.trim_ascii_end().ends_with(b",") && matches!(after.first(), Some(b'}' | b']'))
     }
 }
 
@@ -248,8 +263,8 @@ impl Value {
         match self {
             Self::Text(text) => format!("{:?}", cut(text)),
             Self::Bool(it) => it.to_string(),
-            Self::List(_) => "a list".to_owned(),
-            Self::Table(_) => "a table".to_owned(),
+            Self::List(_) => "[…]".to_owned(),
+            Self::Table(_) => "{…}".to_owned(),
             Self::Other(text) => text.clone(),
         }
     }
@@ -266,6 +281,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 }
 
 fn too_deep(at: usize, path: &str) -> Fault {
+    let path = if path.is_empty() { "the policy" } else { path };
     Fault::new(at, format!("`{path}` is nested deeper than anything in a policy"))
 }
 

@@ -2,7 +2,11 @@
 
 mod decide;
 mod document;
+mod explain;
 mod read;
+mod words;
+
+pub use explain::{Explanation, Finding};
 
 use super::{GateContext, OfflineGate};
 use crate::{
@@ -283,6 +287,27 @@ impl OfflinePolicy {
     pub fn grants_max_age(mut self, limit: Duration) -> Self {
         self.grants_max_age = Some(limit);
         self
+    }
+
+    /// Why [`check`](OfflineGate::check) answers as it does: every condition, whether it holds, and the numbers.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_reauth::{OfflinePolicy, Rule, Session, Tokens, refresh_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::AuthError> {
+    /// let policy = OfflinePolicy::new().rule("notes.create", Rule::new().step_up_within(Duration::from_secs(43_200)));
+    /// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("fresh"))))
+    ///     .gate(policy.clone())
+    ///     .open("alice")
+    ///     .await?;
+    /// session.sign_in(Tokens::new("first")).await?;
+    /// let why = session.with_gate_context("notes.create", |cx| policy.explain(cx));
+    /// assert!(why.to_string().contains("fails: not unlocked, allowed 12 h"), "{why}");
+    /// # Ok(()) }
+    /// ```
+    pub fn explain(&self, cx: &GateContext<'_>) -> Explanation {
+        Explanation::of(self, cx)
     }
 }
 

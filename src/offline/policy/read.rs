@@ -102,7 +102,7 @@ impl Reader {
                     for entry in table(&entry.node, "`tiers`")? {
                         let path = join("tiers", &entry.key);
                         let tier = tier(&entry.key).ok_or_else(|| {
-                            let what = unknown(&entry.key, &TIERS.map(|(name, _)| name));
+                            let what = unknown(&entry.key, &TIERS.map(|(name, _)| name), '`');
                             Fault::new(entry.at, format!("`{path}` is not a tier: {what}"))
                         })?;
                         let limits = self.rule(entry, &path, Part::Tier)?;
@@ -111,7 +111,7 @@ impl Reader {
                 }
                 "grants_max_age" => policy = policy.grants_max_age(duration(entry, "grants_max_age")?),
                 key => {
-                    let what = format!("`{}` is not a key of a policy: {}", join("", key), unknown(key, TOP));
+                    let what = format!("`{}` is not a key of a policy: {}", join("", key), unknown(key, TOP, '`'));
                     return Err(Fault::new(entry.at, what));
                 }
             }
@@ -120,7 +120,7 @@ impl Reader {
             None => Ok(policy),
             Some(Named { at, path, tier }) => {
                 let name = name_of(&TIERS, *tier);
-                let what = format!("`{path}` is {name:?}, a tier without limits: expected a table `tiers.{name}`");
+                let what = format!("`{path}` is {name:?}, a tier without limits: expected them under `tiers.{name}`");
                 Err(Fault::new(*at, what))
             }
         }
@@ -136,15 +136,16 @@ impl Reader {
                 let path = join(path, ANY_OF);
                 let clause = if part == Part::Tier { Part::ClauseOfTier } else { Part::ClauseOfRule };
                 let wrong = |found: &str| {
-                    let what = format!("`{path}` is {found}: expected a list of clauses such as [{{ online = true }}]");
+                    let what = format!("`{path}` is {found}: expected a list of clauses");
                     Fault::new(entry.at, what)
                 };
                 let Value::List(clauses) = &entry.node.value else { return Err(wrong(&entry.node.value.describe())) };
                 if clauses.is_empty() {
                     return Err(wrong("empty"));
                 }
-                let clauses = clauses.iter().map(|node| {
-                    let entries = table(node, &format!("a clause of `{path}`"))?;
+                let clauses = clauses.iter().enumerate().map(|(number, node)| {
+                    let path = format!("{path}[{number}]");
+                    let entries = table(node, &format!("`{path}`"))?;
                     self.conditions(Rule::new(), entries, &path, clause)
                 });
                 Rule::any_of(clauses.collect::<Result<Vec<_>, _>>()?)
@@ -186,6 +187,10 @@ impl Reader {
             }
             "when_reauth_required" => rule.when_reauth_required(one_of(entry, path, &WHEN)?),
             "reads" => flag(entry, path).map(|()| rule.reads())?,
+            ANY_OF => {
+                let what = format!("`{path}`: a clause has no `{ANY_OF}` of its own; list its clauses one level up");
+                return Err(Fault::new(entry.at, what));
+            }
             key => {
                 let name = part.name();
                 // `[capabilities.jobs.view]` names a capability `jobs` with a key `view`.
@@ -194,7 +199,7 @@ impl Reader {
                         "`{path}` is not a key of a {name}: a capability with a dot in its name is written in quotes, as \
                          in [capabilities.\"jobs.view\"]"
                     ),
-                    _ => format!("`{path}` is not a key of a {name}: {}", unknown(key, &part.keys())),
+                    _ => format!("`{path}` is not a key of a {name}: {}", unknown(key, &part.keys(), '`')),
                 };
                 return Err(Fault::new(entry.at, what));
             }
@@ -234,7 +239,7 @@ fn table<'n>(node: &'n Node, what: &str) -> Result<&'n [Entry], Fault> {
 fn table_at<'n>(node: &'n Node, at: usize, what: &str) -> Result<&'n [Entry], Fault> {
     match &node.value {
         Value::Table(entries) => Ok(entries),
-        other => Err(Fault::new(at, format!("{what} is {}: expected a table of keys", other.describe()))),
+        other => Err(Fault::new(at, format!("{what} is {}: expected keys with their values", other.describe()))),
     }
 }
 
@@ -257,8 +262,7 @@ fn one_of<T: Copy + PartialEq>(entry: &Entry, path: &str, values: &[(&'static st
         return Ok(*value);
     }
     let first_names = values.iter().filter(|(name, value)| name_of(values, *value) == *name);
-    let names = first_names.map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>();
-    Err(is(entry, path, &format!("expected {}", listed(&names, "or"))))
+    Err(is(entry, path, &unknown(text, &first_names.map(|(name, _)| *name).collect::<Vec<_>>(), '"')))
 }
 
 /// One name, or several.
@@ -329,19 +333,15 @@ fn seconds(text: &str) -> Result<u64, NotADuration> {
 // ===== words =====
 
 /// `did you mean …?` if one of the known keys is near, and what is expected.
-fn unknown(key: &str, known: &[&str]) -> String {
-    let all = listed(&known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>(), "or");
-    match nearest(key, known) {
-        Some(near) => format!("did you mean `{near}`? Expected {all}"),
+fn unknown(key: &str, known: &[&str], quote: char) -> String {
+    let quoted = |word: &str| format!("{quote}{word}{quote}");
+    let all = match known.iter().map(|word| quoted(word)).collect::<Vec<_>>().as_slice() {
+        [init @ .., last] if !init.is_empty() => format!("{} or {last}", init.join(", ")),
+        one => one.concat(),
+    };
+    match nearest(key, known).filter(|_| known.len() > 1) {
+        Some(near) => format!("did you mean {}? Expected {all}", quoted(near)),
         None => format!("expected {all}"),
-    }
-}
-
-fn listed(items: &[String], last: &str) -> String {
-    match items {
-        [] => String::new(),
-        [one] => one.clone(),
-        [init @ .., end] => format!("{} {last} {end}", init.join(", ")),
     }
 }
 
@@ -365,17 +365,21 @@ fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     (distance <= 1.max(key.len() / 3)).then_some(near)
 }
 
-/// How many letters have to be put in, left out or changed (Levenshtein).
+/// How many letters have to be put in, left out, changed or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
-    let mut row = (0..=b.len()).collect::<Vec<_>>();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = change.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }

@@ -1,0 +1,11 @@
+//! Policy files in TOML.
+#![no_main]
+
+#[path = "../../tests/support/policy_probe.rs"]
+mod policy_probe;
+
+use policy_probe::{Format, probe};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    probe(Format::Toml, text);
+});

@@ -1,0 +1,125 @@
+//! A policy in plain words.
+
+use super::{OfflinePolicy, Rule, Sensitivity, WhenReauthRequired, decide::Condition};
+use std::{fmt, time::Duration};
+
+/// When it allows: `online and with a fresh token; or at most 5 min without the server`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.clauses.is_empty() {
+            return f.write_str("never");
+        }
+        for (number, clause) in self.clauses.iter().enumerate() {
+            if number > 0 {
+                f.write_str("; or ")?;
+            }
+            let mut word = "";
+            for condition in clause.conditions(clause.when_reauth_required, None, None) {
+                write!(f, "{word}{condition}")?;
+                word = " and ";
+            }
+            if word.is_empty() {
+                f.write_str("always")?;
+            }
+            if clause.reads {
+                f.write_str(" (it changes nothing)")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sentence per capability, in the order of their names, and what holds for all of them. One sentence a line.
+impl fmt::Display for OfflinePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (capability, rule) in &self.rules {
+            writeln!(f, "{capability} is allowed {rule}.")?;
+        }
+        f.write_str(if self.rules.is_empty() { "Everything is denied." } else { "Everything else is denied." })?;
+        for tier in Sensitivity::ALL {
+            if let Some(limits) = &self.tiers[tier as usize] {
+                write!(f, "\nThe limits of the tier {tier}: {limits}.")?;
+            }
+        }
+        match self.grants_max_age {
+            Some(limit) => write!(f, "\nScopes and roles that are older than {} count as missing.", Span(limit)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Sensitivity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        })
+    }
+}
+
+impl fmt::Display for Condition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WhenReauthRequired(WhenReauthRequired::Deny) => f.write_str("not once the user has to sign in again"),
+            Self::WhenReauthRequired(WhenReauthRequired::ReadOnly) => {
+                f.write_str("for reading only once the user has to sign in again")
+            }
+            Self::WhenReauthRequired(WhenReauthRequired::AsOffline) => {
+                f.write_str("also once the user has to sign in again")
+            }
+            Self::OfflineUntil(_) => f.write_str("before the server's own end of offline use"),
+            Self::MaxOffline(limit) => write!(f, "at most {} without the server", Span(*limit)),
+            Self::Online => f.write_str("online"),
+            Self::TokenFresh => f.write_str("with a fresh token"),
+            Self::FreshWithin(limit) => write!(f, "at most {} after the sign-in", Span(*limit)),
+            Self::StepUpWithin(limit) => write!(f, "at most {} after an unlock", Span(*limit)),
+            Self::ReadOnlyAfterExpiry => f.write_str("for reading only once the token is spent and cannot be renewed"),
+            Self::Scope(scope) => write!(f, "with the scope `{scope}`"),
+            Self::Role(role) => write!(f, "with the role `{role}`"),
+            Self::GrantsMaxAge(limit) => write!(f, "with scopes and roles at most {} old", Span(*limit)),
+            Self::Sensitivity(tier) => write!(f, "within the limits of the tier {tier}"),
+        }
+    }
+}
+
+/// A length of time as people say it: `2 d 3 h`, `48 h`, `5 min`; the two largest units.
+#[derive(Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+impl Span {
+    fn parts(self) -> [(u64, &'static str); 2] {
+        let seconds = self.0.as_secs();
+        match seconds {
+            0 if !self.0.is_zero() => [(self.0.as_millis().try_into().unwrap_or(u64::MAX), "ms"), (0, "")],
+            0..60 => [(seconds, "s"), (0, "")],
+            60..3_600 => [(seconds / 60, "min"), (seconds % 60, "s")],
+            // Two days are `48 h`, as in most policies.
+            3_600..=172_800 => [(seconds / 3_600, "h"), (seconds % 3_600 / 60, "min")],
+            _ => [(seconds / 86_400, "d"), (seconds % 86_400 / 3_600, "h")],
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts() {
+            [(large, unit), (0, _)] => write!(f, "{large} {unit}"),
+            [(large, unit), (small, sub_unit)] => write!(f, "{large} {unit} {small} {sub_unit}"),
+        }
+    }
+}
+
+/// How long it has been, beside what is allowed: never the same words for what is within and what is just over.
+pub(super) struct Lapse(pub(super) Duration, pub(super) Duration);
+
+impl fmt::Display for Lapse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(lapse, limit) = *self;
+        let (long, short) = (Span(lapse).to_string(), Span(limit).to_string());
+        match lapse > limit && (long == short || lapse - limit < Duration::from_secs(60)) {
+            true => write!(f, "just over {short}"),
+            false => f.write_str(&long),
+        }
+    }
+}

@@ -67,7 +67,6 @@ fn instructions(work: &str) -> f64 {
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(std::env::current_exe().expect("this program"))
             .args(["--repeat", work, &turns.to_string()])
-            // Where a map puts its entries depends on a random seed; the number of instructions hardly does.
             .output()
             .expect("valgrind counts instructions: install it");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -101,7 +100,10 @@ fn main() {
     }
     let loop_alone = instructions("nothing");
     let look_up = instructions("look-up") - loop_alone;
-    println!("one look-up in a HashMap<String, _>: {look_up:.0} instructions, {:.0} ns", nanoseconds("look-up", 1_000_000));
+    println!(
+        "one look-up in a HashMap<String, _>: {look_up:.0} instructions, {:.0} ns",
+        nanoseconds("look-up", 1_000_000)
+    );
     let mut most = 0.0_f64;
     for work in &WORK[2..] {
         let decision = instructions(work) - loop_alone;
@@ -110,7 +112,9 @@ fn main() {
         let many = allocation_counter::measure(|| repeat(work, 1001)).count_total;
         let ns = nanoseconds(work, 1_000_000);
         let allocations = (many - few) as f64 / 1000.0;
-        println!("{work}: {decision:.0} instructions, {ns:.0} ns, {allocations} allocations; ratio to a look-up {ratio:.2}");
+        println!(
+            "{work}: {decision:.0} instructions, {ns:.0} ns, {allocations} allocations; ratio to a look-up {ratio:.2}"
+        );
         most = most.max(ratio);
     }
     println!("ratio policy: the dearest decision / look-up = {most:.2} (must be <= {MOST})");

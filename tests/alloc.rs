@@ -19,8 +19,8 @@ use std::{
 use tower::{Layer, Service, retry::Policy, retry::Retry, service_fn};
 use tower_http::auth::AddAuthorization;
 use tower_reauth::{
-    AuthLayer, Denial, DenyReason, GateContext, NeverReplay, Origins, Session, SessionBuilder, SystemClock, Tokens,
-    gate_fn, refresh_fn,
+    AuthLayer, Capability, Denial, DenyReason, GateContext, Grants, NeverReplay, OfflineGate, OfflinePolicy, Origins,
+    Rule, Sensitivity, Session, SessionBuilder, Situation, SystemClock, Tokens, gate_fn, refresh_fn,
 };
 
 type Body = Full<Bytes>;
@@ -127,6 +127,34 @@ fn permit(cx: &GateContext<'_>) -> Result<(), Denial> {
     if cx.token_fresh() { Ok(()) } else { Err(cx.deny(DenyReason::OnlineRequired)) }
 }
 
+/// The capability of these requests, with every condition that can be permitted.
+fn policy() -> OfflinePolicy {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let hopeless = Rule::new().role("nobody");
+    let all = Rule::new().max_offline(DAY).online().token_fresh().fresh_within(DAY).read_only_after_expiry();
+    OfflinePolicy::new()
+        .rule(Capability::WRITE, Rule::any_of([hopeless, all]).sensitivity(Sensitivity::High))
+        .tier(Sensitivity::High, Rule::any_of([Rule::new().step_up_within(DAY), Rule::new().max_offline(DAY)]))
+}
+
+/// A decision of a policy that permits allocates nothing, whatever it asks for.
+#[test]
+fn p17_a_policy_that_permits_allocates_nothing() {
+    let grants = Grants::new().role("lead").scope("jobs").offline_until(SystemTime::UNIX_EPOCH);
+    let situation = Situation::new("alice").stepped_up(Duration::ZERO).grants(grants);
+    let each = Rule::new().role("lead").scope("jobs").step_up_within(Duration::ZERO);
+    let policy = policy().rule("act", each.sensitivity(Sensitivity::High)).grants_max_age(Duration::ZERO);
+    for capability in ["act", "write"] {
+        situation.with(capability, |cx| {
+            let counted = measure(|| (0..REQUESTS).for_each(|_| policy.check(black_box(cx)).unwrap()));
+            assert_eq!((counted.count_total, counted.bytes_total), (0, 0), "{capability}");
+        });
+    }
+    // What is counted would be seen.
+    let text = || drop(black_box(policy.to_string()));
+    assert!(measure(text).count_total > 0);
+}
+
 fn layer(session: &Session) -> AuthLayer {
     AuthLayer::new(session.clone(), Origins::new(["https://other.example.com", "https://api.example.com"]).unwrap())
 }
@@ -140,6 +168,7 @@ fn p17_nothing_is_allocated_while_the_token_is_fresh() {
             ("as it comes", signed_in(builder()).await),
             ("with the system's clock", signed_in(builder().clock(SystemClock::new())).await),
             ("with a gate", signed_in(builder().gate(gate_fn(permit))).await),
+            ("with a policy", signed_in(builder().gate(policy())).await),
         ]
     });
     let static_token = || AddAuthorization::bearer(client(), TOKEN).as_sensitive(true);

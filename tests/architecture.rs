@@ -31,6 +31,12 @@ const PURE: &[&str] = &[
     "session/plan.rs",
     "session/cooldown.rs",
     "refresher/answer.rs",
+    "offline/policy/mod.rs",
+    "offline/policy/decide.rs",
+    "offline/policy/document.rs",
+    "offline/policy/read.rs",
+    "offline/policy/words.rs",
+    "offline/policy/explain.rs",
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -51,10 +51,7 @@ fn all_that_a_file_can_say() {
         .rule("a", either.sensitivity(Sensitivity::Low))
         .tier(Sensitivity::High, Rule::any_of([Rule::new().step_up_within(HOUR), Rule::new().online()]))
         .tier(Sensitivity::Low, Rule::new().role("lead"));
-    let [toml, json] = [
-        include_str!("seeds/toml/everything.toml"),
-        include_str!("seeds/json/everything.json"),
-    ];
+    let [toml, json] = [include_str!("seeds/toml/everything.toml"), include_str!("seeds/json/everything.json")];
     assert_eq!(OfflinePolicy::from_toml(toml).unwrap(), policy);
     assert_eq!(OfflinePolicy::from_json(json).unwrap(), policy);
     // An editor's byte order mark is not a part of the text.

@@ -2,3 +2,6 @@
 
 #[doc = include_str!("../docs/several-processes.md")]
 pub mod several_processes {}
+
+#[doc = include_str!("../docs/offline-policy.md")]
+pub mod offline_policy {}

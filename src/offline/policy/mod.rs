@@ -309,6 +309,11 @@ impl OfflinePolicy {
     pub fn explain(&self, cx: &GateContext<'_>) -> Explanation {
         Explanation::of(self, cx)
     }
+
+    /// The capabilities that it has rules for, in the order of their names.
+    pub fn capabilities(&self) -> impl Iterator<Item = Capability> + '_ {
+        self.rules.keys().map(|name| Capability::from(name.clone()))
+    }
 }
 
 impl OfflineGate for OfflinePolicy {

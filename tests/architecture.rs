@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "offline/policy/mod.rs",
     "offline/policy/decide.rs",
     "offline/policy/document.rs",
+    "offline/policy/embedded.rs",
     "offline/policy/read.rs",
     "offline/policy/words.rs",
     "offline/policy/explain.rs",

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt};
 /// Larger files are refused unread, in bytes.
 const MAX_SIZE: usize = 1 << 20;
 /// The deepest that means anything: document, `capabilities`, capability, `any_of`, clause, list of scopes.
-const MAX_DEPTH: usize = 6;
+pub(super) const MAX_DEPTH: usize = 6;
 /// Longer texts are cut in an error, in characters.
 const MAX_QUOTE: usize = 60;
 
@@ -62,6 +62,11 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(at: usize, what: impl Into<String>) -> Self {
         Self { at, what: what.into() }
+    }
+
+    /// The key, what was found and what was expected.
+    pub(super) fn what(&self) -> &str {
+        &self.what
     }
 }
 
@@ -285,7 +290,7 @@ fn too_deep(at: usize, path: &str) -> Fault {
     Fault::new(at, format!("`{path}` is nested deeper than anything in a policy"))
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTE) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -2,6 +2,7 @@
 
 mod decide;
 mod document;
+mod embedded;
 mod explain;
 mod read;
 mod words;

@@ -29,12 +29,12 @@ const NOT_OF_TIERS: &[&str] = &["sensitivity", "reads"];
 const DURATION: &str = r#"expected a duration such as "7d", "48h", "5m", "30s" or "1h30m""#;
 
 pub(super) fn policy(source: Source<'_>) -> Result<OfflinePolicy, AuthError> {
-    let read = || {
-        let document = source.parse()?;
-        let mut reader = Reader { toml: source.is_toml(), tiers: Vec::new() };
-        reader.policy(&document)
-    };
+    let read = || document(&source.parse()?, source.is_toml());
     read().map_err(|fault| source.error(&fault))
+}
+
+pub(super) fn document(document: &Node, toml: bool) -> Result<OfflinePolicy, Fault> {
+    Reader { toml, tiers: Vec::new() }.policy(document)
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -13,7 +13,7 @@ use tower_reauth::{Capability, GateContext, Grants, OfflineGate, OfflinePolicy, 
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// The most instructions that a decision may take, in look-ups.
-const MOST: f64 = 4.0;
+const MOST: f64 = 8.0;
 
 /// What is done again and again, by name.
 const WORK: [&str; 6] = ["nothing", "look-up", "jobs.view", "notes.create", "jobs.complete", "jobs.approve"];

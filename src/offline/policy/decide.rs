@@ -58,16 +58,18 @@ impl OfflinePolicy {
 
     fn clause(&self, clause: &Clause, part: Part, cx: &GateContext<'_>) -> Result<(), DenyReason> {
         let reads = clause.reads(part, cx);
-        self.conditions(clause, part, cx).try_for_each(|condition| self.judge(condition, reads, cx))
+        self.conditions(clause, part, cx, |condition| self.judge(condition, reads, cx))
     }
 
-    /// The conditions of a clause, in the order in which they give the reason.
-    pub(super) fn conditions<'a>(
+    /// Shows the conditions of a clause to `see`, in the order in which they give the reason, until it fails.
+    #[inline]
+    pub(super) fn conditions<'a, E>(
         &self,
         clause: &'a Clause,
         part: Part,
         cx: &GateContext<'_>,
-    ) -> impl Iterator<Item = Condition<'a>> {
+        see: impl FnMut(Condition<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let (when, until) = match part {
             Part::Rule => {
                 let when = clause.when_reauth_required.unwrap_or(match clause.reads(part, cx) {
@@ -80,7 +82,7 @@ impl OfflinePolicy {
             // The clause has been asked already: limits say only what they say themselves.
             Part::Limits { .. } => (clause.when_reauth_required, None),
         };
-        clause.conditions(when, until, self.grants_max_age)
+        clause.conditions(when, until, self.grants_max_age, see)
     }
 
     pub(super) fn judge(&self, condition: Condition<'_>, reads: bool, cx: &GateContext<'_>) -> Result<(), DenyReason> {
@@ -145,26 +147,28 @@ impl OfflinePolicy {
 }
 
 impl Clause {
-    pub(super) fn conditions(
-        &self,
+    #[inline]
+    pub(super) fn conditions<'a, E>(
+        &'a self,
         when: Option<WhenReauthRequired>,
         until: Option<SystemTime>,
         grants_max_age: Option<Duration>,
-    ) -> impl Iterator<Item = Condition<'_>> {
+        mut see: impl FnMut(Condition<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut see_if = |condition: Option<Condition<'a>>| condition.map_or(Ok(()), &mut see);
+        see_if(when.map(Condition::WhenReauthRequired))?;
+        see_if(until.map(Condition::OfflineUntil))?;
+        see_if(self.max_offline.map(Condition::MaxOffline))?;
+        see_if(self.online.then_some(Condition::Online))?;
+        see_if(self.token_fresh.then_some(Condition::TokenFresh))?;
+        see_if(self.fresh_within.map(Condition::FreshWithin))?;
+        see_if(self.step_up_within.map(Condition::StepUpWithin))?;
+        see_if(self.read_only_after_expiry.then_some(Condition::ReadOnlyAfterExpiry))?;
+        self.scopes.iter().try_for_each(|scope| see_if(Some(Condition::Scope(scope))))?;
+        self.roles.iter().try_for_each(|role| see_if(Some(Condition::Role(role))))?;
         let grants = !(self.scopes.is_empty() && self.roles.is_empty());
-        let one = |there: bool, condition| there.then_some(condition);
-        (when.map(Condition::WhenReauthRequired).into_iter())
-            .chain(until.map(Condition::OfflineUntil))
-            .chain(self.max_offline.map(Condition::MaxOffline))
-            .chain(one(self.online, Condition::Online))
-            .chain(one(self.token_fresh, Condition::TokenFresh))
-            .chain(self.fresh_within.map(Condition::FreshWithin))
-            .chain(self.step_up_within.map(Condition::StepUpWithin))
-            .chain(one(self.read_only_after_expiry, Condition::ReadOnlyAfterExpiry))
-            .chain(self.scopes.iter().map(|scope| Condition::Scope(scope)))
-            .chain(self.roles.iter().map(|role| Condition::Role(role)))
-            .chain(grants_max_age.filter(|_| grants).map(Condition::GrantsMaxAge))
-            .chain(self.tiers.iter().map(|tier| Condition::Sensitivity(*tier)))
+        see_if(grants_max_age.filter(|_| grants).map(Condition::GrantsMaxAge))?;
+        self.tiers.iter().try_for_each(|tier| see_if(Some(Condition::Sensitivity(*tier))))
     }
 
     /// Whether it stands for something that changes nothing.

@@ -10,7 +10,7 @@ use crate::{
     offline::{GateContext, standing},
     state::AuthState,
 };
-use std::{fmt, time::Duration};
+use std::{convert::Infallible, fmt, time::Duration};
 
 /// Why a policy allows or denies a capability at one moment; made by [`OfflinePolicy::explain`].
 ///
@@ -81,12 +81,15 @@ impl Finding {
 impl OfflinePolicy {
     /// What each clause found, and what follows for the rule.
     fn clauses(&self, rule: &Rule, part: Part, cx: &GateContext<'_>) -> (Option<DenyReason>, Vec<Vec<Finding>>) {
-        let clauses: Vec<Vec<_>> = (rule.clauses.iter())
-            .map(|clause| {
-                let reads = clause.reads(part, cx);
-                self.conditions(clause, part, cx).map(|condition| self.finding(condition, reads, cx)).collect()
-            })
-            .collect();
+        let mut clauses = Vec::with_capacity(rule.clauses.len());
+        for clause in &rule.clauses {
+            let (mut findings, reads) = (Vec::new(), clause.reads(part, cx));
+            let Ok(()) = self.conditions(clause, part, cx, |condition| {
+                findings.push(self.finding(condition, reads, cx));
+                Ok::<_, Infallible>(())
+            });
+            clauses.push(findings);
+        }
         let first_failure = |clause: &Vec<Finding>| clause.iter().find_map(Finding::reason);
         let denied = match clauses.iter().any(|clause| first_failure(clause).is_none()) {
             true => None,

@@ -14,10 +14,9 @@ impl fmt::Display for Rule {
                 f.write_str("; or ")?;
             }
             let mut word = "";
-            for condition in clause.conditions(clause.when_reauth_required, None, None) {
-                write!(f, "{word}{condition}")?;
-                word = " and ";
-            }
+            clause.conditions(clause.when_reauth_required, None, None, |condition| {
+                write!(f, "{}{condition}", std::mem::replace(&mut word, " and "))
+            })?;
             if word.is_empty() {
                 f.write_str("always")?;
             }

@@ -96,7 +96,7 @@ fn each_condition_in_words() {
         ),
         (tell(max.clone(), alice().offline_for(just)), "fails: offline for just over 1 h, allowed 1 h"),
         (tell(max.clone(), alice().offline_for(None)), "fails: the server has never answered, allowed 1 h"),
-        (tell(max.clone(), alice().offline_for(Duration::from_millis(20))), "holds: offline for 20 ms, allowed 1 h"),
+        (tell(max.clone(), alice().offline_for(Duration::from_millis(20))), "holds: offline for 0 s, allowed 1 h"),
         (untrusted(max), "fails: the clock cannot be trusted, allowed 1 h"),
         (tell(signed_in.clone(), alice().signed_in(just)), "fails: signed in just over 1 h ago, allowed 1 h"),
         (tell(signed_in, alice().signed_in(None)), "fails: nobody knows when the user signed in, allowed 1 h"),
@@ -131,6 +131,25 @@ fn each_condition_in_words() {
         (tell(Rule::new().sensitivity(Sensitivity::Low), alice()), "fails: the tier low has no limits"),
     ] {
         assert_eq!(told, expected);
+    }
+    let long = |limit, age| tell(Rule::new().max_offline(limit), alice().offline_for(age));
+    for (limit, age, expected) in [
+        (48 * HOUR, 48 * HOUR, "holds: offline for 48 h, allowed 48 h"),
+        (48 * HOUR, 48 * HOUR + SECOND, "fails: offline for just over 48 h, allowed 48 h"),
+        (48 * HOUR, 49 * HOUR, "fails: offline for 2 d 1 h, allowed 48 h"),
+        (5 * MINUTE, 5 * MINUTE + SECOND, "fails: offline for 5 min 1 s, allowed 5 min"),
+        (5 * MINUTE, 5 * MINUTE + Duration::from_nanos(1), "fails: offline for just over 5 min, allowed 5 min"),
+        (7 * DAY, 7 * DAY + 59 * MINUTE, "fails: offline for just over 7 d, allowed 7 d"),
+        (7 * DAY, Duration::MAX, "fails: offline for 213503982334601 d 7 h, allowed 7 d"),
+        (26 * HOUR + SECOND, 26 * HOUR + 61 * SECOND, "fails: offline for 26 h 1 min, allowed 26 h 1 s"),
+        (
+            Duration::from_millis(2500),
+            Duration::from_millis(2700),
+            "fails: offline for just over 2 s 500 ms, allowed 2 s 500 ms",
+        ),
+        (Duration::ZERO, Duration::ZERO, "holds: offline for 0 s, allowed 0 s"),
+    ] {
+        assert_eq!(long(limit, age), expected);
     }
     let until = |end| alice().online(false).grants(Grants::new().offline_until(end));
     for (situation, expected) in [

@@ -15,6 +15,22 @@ use std::{convert::Infallible, fmt, time::Duration};
 /// Why a policy allows or denies a capability at one moment; made by [`OfflinePolicy::explain`].
 ///
 /// Its `Display` is for people: the answer, and below it each condition of each clause.
+///
+/// ```
+/// # #[cfg(feature = "test-util")] {
+/// use std::time::Duration;
+/// use tower_reauth::{DenyReason, Explanation, OfflinePolicy, Rule, Situation};
+///
+/// const HOUR: Duration = Duration::from_secs(3600);
+/// let policy = OfflinePolicy::new().rule("notes.create", Rule::new().max_offline(48 * HOUR));
+/// let away = Situation::new("alice").online(false).offline_for(51 * HOUR);
+/// let why: Explanation = away.with("notes.create", |cx| policy.explain(cx));
+///
+/// assert_eq!(why.decision().unwrap_err().reason(), DenyReason::OfflineWindowExpired);
+/// let failed: Vec<_> = why.clauses()[0].iter().filter(|finding| !finding.holds()).collect();
+/// assert_eq!(failed[0].to_string(), "offline for 2 d 3 h, allowed 48 h");
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
     capability: Capability,

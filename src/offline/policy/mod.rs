@@ -20,6 +20,16 @@ use std::{
 };
 
 /// How much harm a capability can do; each tier has limits of its own, see [`OfflinePolicy::tier`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_reauth::{OfflinePolicy, Rule, Sensitivity};
+///
+/// let policy = OfflinePolicy::new()
+///     .rule("jobs.bill", Rule::new().sensitivity(Sensitivity::High))
+///     .tier(Sensitivity::High, Rule::new().online().step_up_within(Duration::from_secs(300)));
+/// # let _ = policy;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Sensitivity {
@@ -38,6 +48,13 @@ impl Sensitivity {
 /// What a capability may do once the user has to sign in again: in the state `ReauthRequired`.
 ///
 /// Without it, what only reads goes on as offline, and all else is denied.
+///
+/// ```
+/// use tower_reauth::{Rule, WhenReauthRequired};
+///
+/// let rule = Rule::new().when_reauth_required(WhenReauthRequired::AsOffline);
+/// assert_eq!(rule.to_string(), "also once the user has to sign in again");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenReauthRequired {
@@ -192,6 +209,8 @@ fn shorten(said: &mut Option<Duration>, limit: Duration) {
 /// trusted, what needs the time is denied as [`ClockUntrusted`](crate::DenyReason::ClockUntrusted).
 ///
 /// It decides on this machine alone, and so binds only a program that is left as it is: the server has the last word.
+///
+/// Its `Display` says it in words, a sentence per capability; [`explain`](Self::explain) says why an answer fell.
 ///
 /// ```
 /// use std::time::Duration;

@@ -82,43 +82,49 @@ impl fmt::Display for Condition<'_> {
     }
 }
 
-/// A length of time as people say it: `2 d 3 h`, `48 h`, `5 min`; the two largest units.
+/// A length of time as people say it: `2 d 3 h`, `48 h`, `5 min`.
 #[derive(Clone, Copy)]
 pub(super) struct Span(pub(super) Duration);
 
 impl Span {
-    fn parts(self) -> [(u64, &'static str); 2] {
-        let seconds = self.0.as_secs();
-        match seconds {
-            0 if !self.0.is_zero() => [(self.0.as_millis().try_into().unwrap_or(u64::MAX), "ms"), (0, "")],
-            0..60 => [(seconds, "s"), (0, "")],
-            60..3_600 => [(seconds / 60, "min"), (seconds % 60, "s")],
-            // Two days are `48 h`, as in most policies.
-            3_600..=172_800 => [(seconds / 3_600, "h"), (seconds % 3_600 / 60, "min")],
-            _ => [(seconds / 86_400, "d"), (seconds % 86_400 / 3_600, "h")],
-        }
+    /// In milliseconds, with their names.
+    const UNITS: [(u128, &'static str); 5] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+
+    /// From the largest that it has on. Two days are `48 h`, as in most policies.
+    fn units(self) -> impl Iterator<Item = (u128, &'static str)> {
+        let millis = self.0.as_millis();
+        let first = if millis <= 48 * 3_600_000 { 1 } else { 0 };
+        Self::UNITS.into_iter().skip(first).skip_while(move |(unit, _)| *unit > millis)
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.parts() {
-            [(large, unit), (0, _)] => write!(f, "{large} {unit}"),
-            [(large, unit), (small, sub_unit)] => write!(f, "{large} {unit} {small} {sub_unit}"),
+        let (mut rest, mut space) = (self.0.as_millis(), "");
+        for (unit, name) in self.units() {
+            if rest >= unit {
+                write!(f, "{space}{} {name}", rest / unit)?;
+                space = " ";
+            }
+            rest %= unit;
         }
+        if space.is_empty() { f.write_str("0 s") } else { Ok(()) }
     }
 }
 
-/// How long it has been, beside what is allowed: never the same words for what is within and what is just over.
+/// How long it has been, in the two largest units, beside what is allowed: never in the same words if it is longer.
 pub(super) struct Lapse(pub(super) Duration, pub(super) Duration);
 
 impl fmt::Display for Lapse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(lapse, limit) = *self;
-        let (long, short) = (Span(lapse).to_string(), Span(limit).to_string());
-        match lapse > limit && (long == short || lapse - limit < Duration::from_secs(60)) {
-            true => write!(f, "just over {short}"),
-            false => f.write_str(&long),
+        let small = Span(lapse).units().nth(1).map_or(1, |(unit, _)| unit / 1_000).max(1);
+        let seconds = u128::from(lapse.as_secs()) / small * small;
+        let told = Duration::from_secs(seconds.try_into().unwrap_or(u64::MAX));
+        match lapse > limit && told <= limit {
+            true => write!(f, "just over {}", Span(limit)),
+            false => Span(told).fmt(f),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Inner {
             return Err(None);
         }
         if self.is_within(Work::Prompt) {
-            let why = "the step-up prompt asked the session that waits for it";
+            let why = "the step-up prompt itself asked the session that waits for it";
             return Err(Some(AuthError::new(ErrorKind::Reentrant, why)));
         }
         let runtime = tasks::runtime().map_err(Some)?;

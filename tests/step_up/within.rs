@@ -12,13 +12,17 @@ struct Curious {
     asks: &'static str,
     session: Arc<OnceLock<Session>>,
     told: Arc<Mutex<Vec<Result<StatusCode, DenyReason>>>>,
+    why: Arc<Mutex<String>>,
     fails: bool,
 }
 
 impl StepUp for Curious {
     async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
         let sent = send(self.api.get().unwrap(), wanting(self.asks)).await;
-        let sent = sent.map_err(|error| error.denial().expect("a denial").reason());
+        let sent = sent.map_err(|error| {
+            *self.why.lock().unwrap() = sources(&error);
+            error.denial().expect("a denial").reason()
+        });
         self.told.lock().unwrap().push(sent);
         if let Some(session) = self.session.get() {
             session.step_up(HOUR);
@@ -45,6 +49,7 @@ async fn p11_a_request_of_the_prompt_itself_is_denied_and_does_not_wait_for_it()
         let told_prompt = curious.told.lock().unwrap().clone();
         assert_eq!(told_prompt, [Err(DenyReason::StepUpRequired), Ok(StatusCode::ACCEPTED)], "{buffered}");
         assert_eq!(told(&rig), (1, 1, 0));
+        assert!(curious.why.lock().unwrap().contains("prompt itself"));
     }
 }
 

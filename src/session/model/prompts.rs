@@ -6,7 +6,7 @@
 //! | those who wait are woken before the step-up is published, or before the place is free | the same |
 //! | a refusal is not remembered | `case_34_a_refusal…` |
 //! | a new epoch leaves the old prompt on the desk | `case_34_no_answer…`: a prompt for epoch 2 in that of 4 |
-//! | `Dialog` does not check its number | the same: somebody else has stepped up |
+//! | `Dialog` does not check its number | `case_34_a_prompt_that_is_closed…` |
 
 use super::{
     super::{Ask, Prompted, SignOut, Step, Trail, snapshot::StepUps},
@@ -20,7 +20,7 @@ use crate::{
     session::Session,
 };
 use shuttle::future::{JoinHandle, spawn};
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, future::pending, time::Duration};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -29,14 +29,16 @@ thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Takes their time, and then is there, or is not.
-struct User(bool);
+/// Takes their time, and then is there, or is not, or never answers: the first time, and every other.
+struct User(Option<bool>, bool);
 
 impl StepUp for User {
     async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
         ASKED.set(ASKED.get() + 1);
+        let there = if ASKED.get() == 1 { self.0 } else { Some(self.1) };
+        let Some(there) = there else { return pending().await };
         pause().await;
-        if self.0 { Ok(HOUR) } else { Err("no".into()) }
+        if there { Ok(HOUR) } else { Err("no".into()) }
     }
 }
 
@@ -88,7 +90,7 @@ fn ends_as(session: &Session, expected: Result<(), DenyReason>) -> JoinHandle<()
 #[test]
 fn case_34_one_prompt_for_all_who_wait() {
     check_all(2, |mut world| {
-        let session = signed_in(&mut world, User(true));
+        let session = signed_in(&mut world, User(Some(true), true));
         world.all(vec![leaves(&session), ends_as(&session, Ok(())), ends_as(&session, Ok(()))]);
         expect(ASKED.get() == 1, "the user was not asked once");
         world.end();
@@ -98,7 +100,7 @@ fn case_34_one_prompt_for_all_who_wait() {
 #[test]
 fn case_34_a_refusal_is_shared_and_remembered() {
     check_all(2, |mut world| {
-        let session = signed_in(&mut world, User(false));
+        let session = signed_in(&mut world, User(Some(false), false));
         let refused = Err(DenyReason::StepUpRequired);
         world.all(vec![ends_as(&session, refused), ends_as(&session, refused)]);
         expect(ASKED.get() == 1, "the user was not asked once");
@@ -110,7 +112,7 @@ fn case_34_a_refusal_is_shared_and_remembered() {
 #[test]
 fn case_34_a_step_up_of_the_application_wakes_all_who_wait() {
     check_all(2, |mut world| {
-        let session = signed_in(&mut world, User(false));
+        let session = signed_in(&mut world, User(Some(false), false));
         let application = session.clone();
         let steps_up = spawn(async move {
             application.step_up(HOUR);
@@ -129,7 +131,7 @@ fn case_34_a_step_up_of_the_application_wakes_all_who_wait() {
 #[test]
 fn p13_a_sign_out_closes_the_prompt_and_wakes_all_who_wait() {
     check_all(2, |mut world| {
-        let session = signed_in(&mut world, User(true));
+        let session = signed_in(&mut world, User(Some(true), true));
         let out = session.clone();
         let leaves = spawn(async move { drop(out.sign_out(SignOut::Soft).await) });
         let asks = spawn(async move {
@@ -141,16 +143,31 @@ fn p13_a_sign_out_closes_the_prompt_and_wakes_all_who_wait() {
     });
 }
 
+/// The user is asked; somebody else signs in meanwhile, and is asked too.
+fn signs_in_meanwhile(mut world: World, first: Option<bool>, second: bool) {
+    let session = signed_in(&mut world, User(first, second));
+    in_order(|| drop(session.step(&ask(), Trail::default()))); // and nobody waits for the answer
+    let again = session.clone();
+    let signs_in = spawn(async move {
+        let _ = again.sign_in(sign_in_tokens(2)).await;
+        let ended = request(again, false).await;
+        let expected = if second { Ok(()) } else { Err(Some(DenyReason::StepUpRequired)) };
+        expect(ended == expected, "it was told what the first one was asked");
+    });
+    world.all(vec![signs_in]);
+    expect(ASKED.get() == 2, "the new user was not asked");
+    world.end_as(|| {
+        let stepped_up = session.0.glance(|_, snapshot, _| snapshot.step_ups != StepUps::default());
+        expect(stepped_up == Some(second), "an answer counts for somebody else");
+    });
+}
+
 #[test]
 fn case_34_no_answer_counts_for_another_sign_in() {
-    check_all(2, |mut world| {
-        let session = signed_in(&mut world, User(true));
-        in_order(|| drop(session.step(&ask(), Trail::default()))); // and nobody waits for the answer
-        let again = session.clone();
-        world.all(vec![spawn(async move { drop(again.sign_in(sign_in_tokens(2)).await) })]);
-        world.end_as(|| {
-            let stands = session.0.glance(|_, snapshot, _| (snapshot.epoch, snapshot.step_ups == StepUps::default()));
-            expect(stands == Some((4, true)), "somebody else has stepped up");
-        });
-    });
+    check_all(2, |world| signs_in_meanwhile(world, Some(true), false));
+}
+
+#[test]
+fn case_34_a_prompt_that_is_closed_leaves_the_next_alone() {
+    check_all(2, |world| signs_in_meanwhile(world, None, true));
 }

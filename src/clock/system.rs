@@ -121,6 +121,9 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 fn save(path: &Path, mark: &[u8]) -> io::Result<()> {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let _lock = lock(path);
     let kept = read(path);
     let merged = match (Mark::read(Some(mark)), Mark::read(kept.as_deref())) {
@@ -197,5 +200,5 @@ fn private() -> OpenOptions {
     options
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "test-util"))]
 mod tests;

@@ -11,6 +11,7 @@ use super::{
     stamp::{Stamp, micros},
 };
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -88,6 +89,8 @@ pub(crate) struct Timekeeper {
     news: AtomicBool,
     /// When the mark is to be saved again.
     due: AtomicI64,
+    /// What was stamped before a server told the time, and when by the monotonic clock.
+    guesses: Mutex<VecDeque<(Stamp, i64)>>,
     /// One at a time moves time otherwise than by looking at a clock.
     moves: Mutex<()>,
     /// One at a time saves.
@@ -115,6 +118,22 @@ struct Look {
 impl Look {
     fn now(&self) -> Stamp {
         Stamp(self.offset.saturating_add(self.mono))
+    }
+}
+
+/// What an answer of a token endpoint has made of time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Correction {
+    before: Stamp,
+    now: Stamp,
+}
+
+impl Correction {
+    /// Nothing has changed.
+    pub(crate) const NONE: Self = Self { before: Stamp(0), now: Stamp(0) };
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.now.since(self.before).max(self.before.since(self.now)) < NOISE
     }
 }
 
@@ -147,6 +166,7 @@ impl Timekeeper {
             contacts: AtomicU64::new(0),
             news: AtomicBool::new(false),
             due: AtomicI64::new(i64::MIN),
+            guesses: Mutex::default(),
             moves: Mutex::default(),
             saves: Mutex::default(),
         }
@@ -205,15 +225,60 @@ impl Timekeeper {
         Stamp::from(self.clock.now()).0
     }
 
+    // ===== what is stamped =====
+
+    /// The time to write down, of what was so long `ago`. What is written down before a server has told the time can be
+    /// corrected once it has.
+    pub(crate) fn stamp(&self, ago: Duration) -> Stamp {
+        const MOST: usize = 64;
+        let look = self.look();
+        let stamp = look.now().minus(ago);
+        if !look.word.has(ANCHORED) {
+            let mut guesses = self.guesses();
+            guesses.truncate(MOST - 1);
+            guesses.push_front((stamp, look.mono.saturating_sub(micros(ago))));
+        }
+        stamp
+    }
+
+    /// Whether this process has written down what it would correct now.
+    pub(crate) fn has_guessed(&self) -> bool {
+        self.word().has(ANCHORED) && !self.guesses().is_empty()
+    }
+
+    /// What `stamp` should have said: known for a stamp of this process, by the monotonic clock. One of an earlier process
+    /// that lies in the future is as old as it was by the clock that wrote it.
+    pub(crate) fn corrected(&self, stamp: Stamp, correction: &Correction) -> Stamp {
+        let word = self.word();
+        let guess = || self.guesses().iter().find(|(guess, _)| *guess == stamp).copied();
+        if let Some((_, mono)) = Some(word).filter(|word| word.has(ANCHORED)).and_then(|_| guess()) {
+            return Stamp(word.offset().saturating_add(mono));
+        }
+        let Correction { before, now } = *correction;
+        match stamp.since(now) > SLACK && stamp.since(before) <= SLACK {
+            true => now.minus(before.since(stamp)),
+            false => stamp,
+        }
+    }
+
+    fn guesses(&self) -> MutexGuard<'_, VecDeque<(Stamp, i64)>> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     // ===== what servers say =====
 
-    /// A token endpoint answered what was asked at `asked` (monotonic), with this `Date`. It replaces what was believed,
-    /// also downwards. One that no clock can say which was ever set is as good as none.
-    pub(crate) fn anchor(&self, date: SystemTime, asked: Duration) {
-        let date = Stamp::from(date);
-        if !date.is_plausible() {
-            return self.contact();
+    /// A token endpoint answered what was asked at `asked` (monotonic), with this `Date`, if it had one.
+    pub(crate) fn answered(&self, date: Option<SystemTime>, asked: Duration) -> Correction {
+        let before = self.now();
+        match date.map(Stamp::from).filter(|date| date.is_plausible()) {
+            Some(date) => self.anchor(date, asked),
+            None => self.contact(), // also if no clock can say so that was ever set
         }
+        Correction { before, now: self.now() }
+    }
+
+    /// An anchor replaces what was believed, also downwards.
+    fn anchor(&self, date: Stamp, asked: Duration) {
         let _moves = self.moves();
         let look = self.look();
         let trip = u64::try_from(look.mono.saturating_sub(micros(asked))).unwrap_or(0);

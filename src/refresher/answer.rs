@@ -66,16 +66,18 @@ pub(super) fn cut(status: StatusCode, headers: &HeaderMap, cause: impl Into<crat
 
 /// `Date` and `Retry-After`.
 pub(super) fn with_head(mut error: RefreshError, headers: &HeaderMap) -> RefreshError {
-    error.date = date(headers);
+    let date = date(headers);
+    // A redirect is nobody's answer to a token request: whoever sent it has no say about the time.
+    error.date = date.filter(|_| !error.status.is_some_and(|status| status.is_redirection()));
     let after = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    error.retry_after = after.and_then(|text| clamp::retry_after(text, error.date));
+    error.retry_after = after.and_then(|text| clamp::retry_after(text, date));
     if error.retry_after.is_none() {
         error.retry_at = after.and_then(|text| httpdate::parse_http_date(text.trim()).ok());
     }
     error
 }
 
-/// The moment of the answer; that of a stored one (RFC 9111 §5.1) says nothing about now.
+/// The moment of the answer; that of a stored one, which has an `Age` (RFC 9111 §5.1), says nothing about now.
 fn date(headers: &HeaderMap) -> Option<SystemTime> {
     let date = headers.get(header::DATE)?.to_str().ok()?;
     if headers.contains_key(header::AGE) { None } else { httpdate::parse_http_date(date).ok() }

@@ -6,15 +6,18 @@ use super::{
     record::{Record, Standing},
 };
 use crate::{
+    clock::Correction,
     error::AuthError,
     state::{AuthState, Input, SignedOutCause},
 };
+use std::borrow::Cow;
 
 impl Inner {
     /// The record counts, for whoever knew of epoch `known`: what differs in memory is dropped, but for a set that could
     /// not be saved yet. A newer epoch than `known`, of a sign-in or sign-out since, is never touched.
     pub(crate) fn adopt(&self, record: &Record, known: u64) {
         self.take_time(record);
+        let record = &*self.corrected(record);
         let now = self.now();
         let theirs = self.access_of(record);
         self.edit(|edit| {
@@ -52,6 +55,28 @@ impl Inner {
                 edit.land();
             }
         });
+    }
+
+    /// A token endpoint has answered: what was written down by a clock that was wrong is corrected, in memory, and in
+    /// `record`, which is about to be saved.
+    pub(crate) fn correct(&self, correction: &Correction, record: Option<&mut Record>) {
+        if correction.is_none() {
+            return;
+        }
+        let corrected = |moment| self.config.time.corrected(moment, correction);
+        if let Some(record) = record {
+            record.correct(corrected);
+        }
+        self.edit(|edit| edit.amend(|snapshot| snapshot.correct(corrected)));
+    }
+
+    /// The same for a record that this process has written before.
+    pub(crate) fn corrected<'a>(&self, record: &'a Record) -> Cow<'a, Record> {
+        let mut record = Cow::Borrowed(record);
+        if self.config.time.has_guessed() {
+            record.to_mut().correct(|moment| self.config.time.corrected(moment, &Correction::NONE));
+        }
+        record
     }
 
     /// The moments in a record have passed. A set that is newer than the one in memory is somebody else's contact with the

@@ -302,7 +302,7 @@ impl Inner {
             if found.record.epoch != self.snapshot().epoch {
                 break;
             }
-            found.record.set_grants(grants.clone(), self.now());
+            found.record.set_grants(grants.clone(), self.config.time.stamp(Duration::ZERO));
             match self.vault.save(&mut lease, Some(&found.version), &found.record).await {
                 Ok(_) => {
                     self.adopt(&found.record, found.record.epoch);

@@ -61,7 +61,7 @@ impl Course<'_> {
         asked: Duration,
     ) -> Outcome {
         let inner = self.inner;
-        let sent_at = inner.now().minus(inner.monotonic().saturating_sub(asked));
+        let sent_at = inner.config.time.stamp(inner.monotonic().saturating_sub(asked));
         let bearer = match tokens.is_bearer() {
             true => Access::new(tokens.access.clone(), sent_at, tokens.expires_in, &inner.config.windows),
             false => Err(AuthError::misconfigured("the token endpoint answered with a token that is not `Bearer`")),
@@ -77,9 +77,10 @@ impl Course<'_> {
             record.refresh_expires_at = tokens.refresh_expires_in.map(|lifetime| sent_at.plus(lifetime));
         }
         record.set_scope(tokens.scope);
-        record.last_online_auth_at = Some(inner.now());
+        let now = inner.config.time.stamp(Duration::ZERO);
+        record.last_online_auth_at = Some(now);
         if !record.grants_explicit {
-            record.grants_at = Some(inner.now());
+            record.grants_at = Some(now);
         }
         self.renew(lease, attempt, record, bearer).await
     }

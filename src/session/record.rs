@@ -274,6 +274,18 @@ impl Record {
         self.scope = Some(new);
     }
 
+    /// Corrects what a wrong clock has written down.
+    pub(crate) fn correct(&mut self, corrected: impl Fn(Stamp) -> Stamp) {
+        if let (Some(sent_at), end) = (&mut self.access_sent_at, &mut self.access_expires_at) {
+            let before = *sent_at;
+            *sent_at = corrected(before);
+            *end = end.map(|end| sent_at.plus(end.since(before)));
+        }
+        for moment in [&mut self.last_online_auth_at, &mut self.auth_time, &mut self.grants_at].into_iter().flatten() {
+            *moment = corrected(*moment);
+        }
+    }
+
     pub(crate) fn drop_access(&mut self) {
         self.access_token = None;
         self.access_sent_at = None;

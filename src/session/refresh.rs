@@ -201,7 +201,7 @@ impl Refresh<'_> {
             Plan::Exchange { record, doubt } => {
                 inner.adopt(record, self.course.epoch); // the store is the truth; what differs in memory is dropped
                 Ok(Next::Exchange(Box::new(Attempt {
-                    record: record.clone(),
+                    record: inner.corrected(record).into_owned(),
                     version: found.as_ref().map(|found| found.version.clone()),
                     doubt,
                     attempts: record.journal.as_ref().map_or(0, |journal| journal.attempts),
@@ -286,7 +286,7 @@ impl Refresh<'_> {
 
     // ===== step 5 =====
 
-    async fn exchange(&self, lease: &mut Option<SharedLease>, attempt: Box<Attempt>) -> Outcome {
+    async fn exchange(&self, lease: &mut Option<SharedLease>, mut attempt: Box<Attempt>) -> Outcome {
         let inner = self.course.inner;
         let config = &inner.config;
         let record = &attempt.record;
@@ -320,10 +320,8 @@ impl Refresh<'_> {
         };
         match answer {
             Ok(tokens) => {
-                match tokens.date {
-                    Some(date) => config.time.anchor(date, asked),
-                    None => config.time.contact(),
-                }
+                let correction = config.time.answered(tokens.date, asked);
+                inner.correct(&correction, Some(&mut attempt.record));
                 let kept = inner.keep_news();
                 let outcome = self.course.received(lease, *attempt, tokens, asked).await;
                 config.reach.answered(&config.time);
@@ -335,8 +333,9 @@ impl Refresh<'_> {
                     Some(_) => config.reach.answered(&config.time),
                     None => config.reach.unanswered(),
                 }
-                if let Some(date) = error.date {
-                    config.time.anchor(date, asked);
+                if error.date.is_some() {
+                    let correction = config.time.answered(error.date, asked);
+                    inner.correct(&correction, Some(&mut attempt.record));
                 }
                 let kept = inner.keep_news();
                 let outcome = self.course.refused(lease, *attempt, error).await;

@@ -10,7 +10,6 @@ use super::{
     snapshot::Access,
 };
 use crate::{
-    clock::Stamp,
     error::AuthError,
     state::{AuthState, Input, SignedOutCause},
     store::{SharedLease, StoreError, StoreErrorKind},
@@ -149,11 +148,9 @@ impl Inner {
         // What cannot be attached must change nothing, the clock included.
         let windows = &self.config.windows;
         Access::new(tokens.access.clone(), self.now(), tokens.expires_in, windows)?;
-        match tokens.date {
-            Some(date) => self.config.time.anchor(date, self.monotonic()),
-            None => self.config.time.contact(),
-        }
-        let now: Stamp = self.now();
+        let correction = self.config.time.answered(tokens.date, self.monotonic());
+        self.correct(&correction, None);
+        let now = self.config.time.stamp(Duration::ZERO);
         let access = Access::new(tokens.access, now, tokens.expires_in, windows)?;
 
         let mut record = self.vault.blank(0, Standing::SignedIn);

@@ -132,6 +132,25 @@ impl Snapshot {
         }
     }
 
+    /// Corrects what a wrong clock has said.
+    pub(crate) fn correct(&mut self, corrected: impl Fn(Stamp) -> Stamp) {
+        if let Some(access) = &mut self.access {
+            let before = access.sent_at;
+            access.sent_at = corrected(before);
+            if before != access.sent_at {
+                for moment in [&mut access.soft_at, &mut access.hard_at].into_iter().chain(&mut access.expires_at) {
+                    if *moment != Stamp::NEVER {
+                        *moment = access.sent_at.plus(moment.since(before));
+                    }
+                }
+                self.quiet_until = None;
+            }
+        }
+        for moment in [&mut self.last_online_auth_at, &mut self.auth_time, &mut self.grants_at].into_iter().flatten() {
+            *moment = corrected(*moment);
+        }
+    }
+
     pub(crate) fn token_id(&self) -> Option<TokenId> {
         let fingerprint = self.access.as_ref()?.fingerprint;
         Some(TokenId { epoch: self.epoch, generation: self.generation, fingerprint })

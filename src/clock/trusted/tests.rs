@@ -1,5 +1,6 @@
 use super::*;
 use crate::clock::ManualClock;
+use proptest::prelude::*;
 use std::time::UNIX_EPOCH;
 
 const SEC: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ fn open(clock: &ManualClock) -> Timekeeper {
 }
 
 fn anchor(time: &Timekeeper, date: SystemTime) {
-    time.anchor(date, time.monotonic());
+    time.answered(Some(date), time.monotonic());
 }
 
 fn save(time: &Timekeeper) {
@@ -75,11 +76,11 @@ fn half_of_a_slow_round_trip_is_noise() {
     let (clock, time) = at(truth());
     let asked = time.monotonic();
     clock.advance(20 * SEC);
-    time.anchor(truth(), asked); // written when it was asked
+    time.answered(Some(truth()), asked); // written when it was asked
     assert_eq!(now(&time), Some(truth() + 20 * SEC));
-    time.anchor(truth() + 22 * SEC, asked); // written when it arrived, by a clock that is two seconds ahead
+    time.answered(Some(truth() + 22 * SEC), asked); // written when it arrived, by a clock that is two seconds ahead
     assert_eq!(now(&time), Some(truth() + 20 * SEC));
-    time.anchor(truth() + HOUR, asked);
+    time.answered(Some(truth() + HOUR), asked);
     assert_eq!(now(&time), Some(truth() + HOUR + 10 * SEC));
 }
 
@@ -271,7 +272,7 @@ fn dates_that_no_set_clock_can_say_move_nothing() {
         time.seen(moment);
         assert_eq!(now(&time), Some(truth()));
     }
-    time.anchor(truth(), Duration::MAX); // asked in the future, by a clock that went back
+    time.answered(Some(truth()), Duration::MAX); // asked in the future, by a clock that went back
     time.at_least(truth() + HOUR, Stamp(i64::MIN));
     time.at_least(truth() + HOUR, Stamp::NEVER);
     assert_eq!(now(&time), Some(truth()));
@@ -451,5 +452,169 @@ fn a_reading_never_overrides_an_anchor() {
             scope.spawn(|| anchor(&time, truth()));
         });
         assert_eq!(now(&time), Some(truth()));
+    }
+}
+
+// ===== anything that can happen =====
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// Both clocks go on, with or without a look every half minute.
+    Pass { secs: u32, asked: bool },
+    /// The user sets the wall clock, relative to what it says.
+    Turn(i64),
+    /// The process ends well, or is killed, and begins anew.
+    Restart { closed: bool },
+    /// The same for the machine, which is off for a while.
+    Reboot { closed: bool, secs: u32 },
+    /// A token response, with the true date or without one.
+    Contact { dated: bool },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let turn = prop_oneof![-300i64..300, -100_000i64..100_000, Just(-315_360_000i64), Just(315_360_000i64)];
+    prop_oneof![
+        4 => (0u32..20_000, any::<bool>()).prop_map(|(secs, asked)| Event::Pass { secs, asked }),
+        4 => turn.prop_map(Event::Turn),
+        2 => any::<bool>().prop_map(|closed| Event::Restart { closed }),
+        2 => (any::<bool>(), 0u32..20_000).prop_map(|(closed, secs)| Event::Reboot { closed, secs }),
+        1 => any::<bool>().prop_map(|dated| Event::Contact { dated }),
+    ]
+}
+
+/// A machine, what is true about it, and a record of the last contact.
+struct World {
+    clock: ManualClock,
+    time: Timekeeper,
+    truth: SystemTime,
+    last_contact: Stamp,
+    /// Since the last contact: true time while the machine was on, less what nobody had written down when a process was
+    /// killed and the machine was started anew.
+    on: Duration,
+    /// The same at the last save.
+    saved: Duration,
+    /// No restart of the machine since the last contact.
+    unbroken: bool,
+    /// Since then the wall clock has been left alone.
+    anchored_since: Option<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::new(truth());
+        let time = open(&clock);
+        let mut world = Self {
+            time,
+            clock,
+            truth: truth(),
+            last_contact: Stamp(0),
+            on: Duration::ZERO,
+            saved: Duration::ZERO,
+            unbroken: true,
+            anchored_since: None,
+        };
+        world.contact(false);
+        world
+    }
+
+    fn save(&mut self) {
+        save(&self.time);
+        self.saved = self.on;
+    }
+
+    /// As a gate does.
+    fn ask(&mut self, window: Duration) -> bool {
+        let now = self.time.now();
+        if self.time.is_due(now) {
+            self.save();
+        }
+        let trusted = self.time.is_trusted() && self.last_contact.since(now) <= SLACK;
+        trusted && now.since(self.last_contact) <= window
+    }
+
+    fn contact(&mut self, dated: bool) {
+        self.time.answered(dated.then_some(self.truth), self.time.monotonic());
+        self.last_contact = self.time.stamp(Duration::ZERO);
+        if self.time.has_news() {
+            save(&self.time);
+        }
+        (self.on, self.saved, self.unbroken) = (Duration::ZERO, Duration::ZERO, true);
+        self.anchored_since = dated.then_some(());
+        assert!(self.time.is_trusted(), "locked out after a contact");
+        assert!(self.ask(Duration::ZERO), "the window is open");
+        if dated {
+            let now = self.time.now().system();
+            let off = now.duration_since(self.truth).unwrap_or_else(|error| error.duration());
+            assert!(off <= NOISE, "{off:?} off after an anchor");
+        }
+    }
+
+    fn begin(&mut self) {
+        self.time = open(&self.clock);
+        self.time.seen(self.last_contact);
+    }
+
+    fn happen(&mut self, event: &Event, window: Duration) {
+        match *event {
+            Event::Pass { secs, asked } => {
+                let step = if asked { 30 } else { secs.max(1) };
+                for _ in 0..secs / step {
+                    let time = Duration::from_secs(step.into());
+                    self.clock.advance(time);
+                    self.truth += time;
+                    self.on += time;
+                    self.check(window);
+                }
+            }
+            Event::Turn(by) => {
+                let by_abs = Duration::from_secs(by.unsigned_abs());
+                let wall = self.clock.now();
+                self.clock.set_wall(if by < 0 { wall - by_abs } else { wall + by_abs });
+            }
+            Event::Restart { closed } => {
+                if closed {
+                    self.save();
+                }
+                self.begin();
+            }
+            Event::Reboot { closed, secs } => {
+                if closed {
+                    self.save();
+                }
+                let off = Duration::from_secs(secs.into());
+                self.truth += off;
+                let wall = self.clock.now();
+                self.clock.reboot();
+                self.clock.set_wall(wall + off);
+                (self.on, self.unbroken) = (self.saved, false);
+                self.begin();
+            }
+            Event::Contact { dated } => self.contact(dated),
+        }
+        self.check(window);
+    }
+
+    /// P15. Nothing is gained but the time that the machine was off, and what a killed process had not written down.
+    fn check(&mut self, window: Duration) {
+        let permitted = self.ask(window);
+        assert!(!permitted || self.on <= window, "on for {:?} since the last contact, and still permitted", self.on);
+        if self.unbroken && self.anchored_since.is_some() {
+            assert_eq!(permitted, self.on <= window, "on for {:?}, anchored", self.on);
+        }
+    }
+}
+
+proptest! {
+    /// P15.
+    #[test]
+    fn no_window_grows_and_nobody_is_locked_out(
+        events in prop::collection::vec(event(), 1..40),
+        window in prop_oneof![Just(300u64), Just(10_000), Just(40_000)],
+    ) {
+        let mut world = World::new();
+        for event in &events {
+            world.happen(event, Duration::from_secs(window));
+        }
+        world.happen(&Event::Contact { dated: true }, Duration::from_secs(window));
     }
 }

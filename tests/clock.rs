@@ -1,0 +1,722 @@
+//! P15: turning the clock gains nothing, and locks nobody out beyond the next contact with the token endpoint.
+//!
+//! One machine, its true time and its clocks; a user who has an honest clock, a wrong one, or turns it.
+#![cfg(feature = "test-util")]
+#![allow(missing_docs)]
+
+#[path = "support/kit.rs"]
+mod kit;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use kit::*;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_reauth::{
+    AuthLayer, BoxError, Capability, Clock, DenyReason, ErrorKind, ManualClock, MemoryStore, OAuth2Refresher,
+    OfflinePolicy, Origins, RefreshError, Rule, Session, SessionBuilder, SignIn, Tokens, gate_fn,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// A machine with one user, and a server that knows what time it is.
+struct Machine {
+    clock: ManualClock,
+    store: MemoryStore,
+    issuer: Issuer,
+    truth: SystemTime,
+    /// Token answers have a `Date`.
+    dated: bool,
+}
+
+impl Machine {
+    /// Its wall clock says `wall`.
+    fn new(wall: SystemTime) -> Self {
+        let machine = Self {
+            clock: ManualClock::new(wall),
+            store: MemoryStore::new(),
+            issuer: Issuer::new(),
+            truth: start(),
+            dated: true,
+        };
+        machine.issuer.books().lifetime = Some(HOUR);
+        machine
+    }
+
+    fn dateless(mut self) -> Self {
+        self.dated = false;
+        self
+    }
+
+    fn builder(&self) -> SessionBuilder {
+        let policy = OfflinePolicy::new()
+            .rule("view", Rule::new().max_offline(7 * DAY))
+            .rule("notes", Rule::new().max_offline(7 * DAY).step_up_within(12 * HOUR))
+            .rule("approve", Rule::new().fresh_within(8 * HOUR))
+            .rule("now", Rule::new().token_fresh());
+        Session::builder(self.issuer.clone())
+            .store(self.store.clone())
+            .clock(self.clock.clone())
+            .connectivity(|| Some(false))
+            .gate(policy)
+    }
+
+    async fn open(&self) -> Session {
+        self.builder().open("alice").await.unwrap()
+    }
+
+    async fn signed_in(&self) -> Session {
+        let session = self.open().await;
+        self.sign_in(&session).await;
+        session
+    }
+
+    fn tell_time(&self) {
+        self.issuer.books().date = self.dated.then_some(self.truth);
+    }
+
+    async fn sign_in(&self, session: &Session) {
+        self.tell_time();
+        session.sign_in(SignIn::new(self.issuer.sign_in())).await.unwrap();
+    }
+
+    async fn refresh(&self, session: &Session) {
+        self.tell_time();
+        session.refresh().await.unwrap();
+        // The flight has landed before its mark is kept.
+        session.close().await.unwrap();
+    }
+
+    /// Time goes by, asleep or not.
+    fn pass(&mut self, time: Duration) {
+        self.clock.advance(time);
+        self.truth += time;
+    }
+
+    /// Off for a while. What the wall clock says then is the user's business.
+    fn off(&mut self, time: Duration, wall: SystemTime) {
+        self.truth += time;
+        self.clock.reboot();
+        self.clock.set_wall(wall);
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.now()
+    }
+}
+
+fn ask(session: &Session, capability: &'static str) -> Result<(), DenyReason> {
+    session.authorize(capability).map(drop).map_err(|denial| denial.reason())
+}
+
+/// What trusted time is, for a gate.
+fn time(session: &Session) -> Option<SystemTime> {
+    session.with_gate_context("view", |cx| cx.now())
+}
+
+#[track_caller]
+fn assert_near(time: Option<SystemTime>, truth: SystemTime) {
+    let time = time.expect("trusted");
+    let off = time.duration_since(truth).unwrap_or_else(|error| error.duration());
+    assert!(off <= 2 * SEC, "{off:?} off");
+}
+
+const OPEN: Result<(), DenyReason> = Ok(());
+const CLOSED: Result<(), DenyReason> = Err(DenyReason::OfflineWindowExpired);
+const UNTRUSTED: Result<(), DenyReason> = Err(DenyReason::ClockUntrusted);
+
+// ===== an hour off =====
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    GoOn,
+    Restart,
+    Reboot,
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_clock_that_is_an_hour_off_moves_no_window() {
+    for wall in [start() + HOUR, start() - HOUR] {
+        for dated in [true, false] {
+            for then in [Then::GoOn, Then::Restart, Then::Reboot] {
+                let mut machine = Machine::new(wall);
+                machine.dated = dated;
+                let mut session = machine.signed_in().await;
+                machine.pass(DAY);
+                if then != Then::GoOn {
+                    session.close().await.unwrap();
+                    if then == Then::Reboot {
+                        machine.off(DAY, machine.wall() + DAY);
+                    }
+                    session = machine.open().await;
+                }
+                let elapsed = machine.truth.duration_since(start()).unwrap();
+                machine.pass(7 * DAY - elapsed);
+                let told = format!("wall {wall:?}, dated {dated}, {then:?}");
+                assert_eq!(ask(&session, "view"), OPEN, "{told}");
+                machine.pass(SEC);
+                assert_eq!(ask(&session, "view"), CLOSED, "{told}");
+                machine.refresh(&session).await;
+                assert_eq!(ask(&session, "view"), OPEN, "{told}");
+                if dated {
+                    assert_near(time(&session), machine.truth);
+                }
+            }
+        }
+    }
+}
+
+/// What was written down before the offset was known is corrected with it: sign-in flows often know no `Date`.
+#[tokio::test(start_paused = true)]
+async fn case_32_the_first_date_corrects_what_a_wrong_clock_has_written_down() {
+    for wall in [start() + HOUR, start() - HOUR, start() + 10 * YEAR, start() - 10 * YEAR] {
+        for then in [Then::GoOn, Then::Restart] {
+            let mut machine = Machine::new(wall).dateless();
+            let mut session = machine.signed_in().await;
+            machine.pass(10 * MINUTE);
+            if then == Then::Restart && wall < start() {
+                continue; // what an earlier process wrote by a slow clock looks like an old moment
+            }
+            if then == Then::Restart {
+                session.close().await.unwrap();
+                session = machine.open().await;
+            }
+            assert_eq!((ask(&session, "now"), ask(&session, "approve")), (OPEN, OPEN));
+            machine.dated = true;
+            machine.refresh(&session).await;
+            let told = format!("wall {wall:?}, {then:?}");
+            assert_near(time(&session), machine.truth);
+            for capability in ["view", "now", "approve"] {
+                assert_eq!(ask(&session, capability), OPEN, "{capability}, {told}");
+            }
+            let ages = session.with_gate_context("view", |cx| (cx.since_auth(), cx.grants_age(), cx.offline_for()));
+            assert_eq!(ages, (Some(10 * MINUTE), Some(Duration::ZERO), Some(Duration::ZERO)), "{told}");
+
+            // And it lasts neither longer nor shorter than meant.
+            machine.pass(HOUR);
+            assert_eq!(ask(&session, "now"), Err(DenyReason::OnlineRequired), "{told}");
+            machine.pass(7 * HOUR - 10 * MINUTE);
+            assert_eq!(ask(&session, "approve"), OPEN, "{told}");
+            machine.pass(SEC);
+            assert_eq!(ask(&session, "approve"), Err(DenyReason::ReauthRequired), "{told}");
+        }
+    }
+}
+
+// ===== turned =====
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_clock_stepped_back_in_mid_session_does_not_stop_time() {
+    for dated in [true, false] {
+        let mut machine = Machine::new(start());
+        machine.dated = dated;
+        let session = machine.signed_in().await;
+        for _ in 0..7 {
+            machine.pass(DAY - MINUTE);
+            machine.clock.set_wall(start());
+            let wanted = if dated { OPEN } else { UNTRUSTED };
+            assert_eq!(ask(&session, "view"), wanted);
+            machine.pass(MINUTE);
+        }
+        machine.clock.set_wall(machine.truth); // right again
+        assert_eq!(ask(&session, "view"), if dated { OPEN } else { UNTRUSTED });
+        machine.pass(SEC);
+        assert_eq!(ask(&session, "view"), if dated { CLOSED } else { UNTRUSTED });
+
+        // A restart does not help.
+        session.close().await.unwrap();
+        machine.clock.set_wall(start());
+        let session = machine.open().await;
+        assert_eq!(ask(&session, "view"), if dated { CLOSED } else { UNTRUSTED });
+        session.close().await.unwrap();
+        machine.off(HOUR, start());
+        let session = machine.open().await;
+        assert_eq!(ask(&session, "view"), if dated { CLOSED } else { UNTRUSTED });
+
+        // A contact does, whether it tells the time or not.
+        machine.refresh(&session).await;
+        assert_eq!(ask(&session, "view"), OPEN);
+        machine.pass(7 * DAY + SEC);
+        assert_eq!(ask(&session, "view"), CLOSED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_clock_turned_back_between_restarts_every_day_for_a_year_opens_no_window() {
+    for how in ["to the same day", "to the mark"] {
+        for dated in [true, false] {
+            let mut machine = Machine::new(start());
+            machine.dated = dated;
+            let mut session = machine.signed_in().await;
+            let (mut permitted, mut last) = (Duration::ZERO, None);
+            for day in 0..365 {
+                if day > 0 && how == "to the same day" {
+                    assert_eq!(ask(&session, "view"), UNTRUSTED);
+                }
+                for _ in 0..4 {
+                    let before = ask(&session, "view");
+                    machine.pass(2 * HOUR);
+                    if (before, ask(&session, "view")) == (OPEN, OPEN) {
+                        permitted += 2 * HOUR;
+                        last = Some(day);
+                    }
+                }
+                let evening = time(&session).unwrap_or(start());
+                session.close().await.unwrap();
+                let morning = if how == "to the same day" { start() } else { evening };
+                machine.off(16 * HOUR, morning);
+                session = machine.open().await;
+            }
+            let told = format!("{how}, dated: {dated}: {permitted:?} until day {last:?}");
+            if how == "to the same day" {
+                assert_eq!((permitted, last), (8 * HOUR, Some(0)), "{told}");
+            } else {
+                // What is left as a risk: with a restart each day, the time that the machine is off does not count.
+                assert!(permitted <= 7 * DAY && last == Some(20), "{told}");
+            }
+            machine.refresh(&session).await;
+            assert_eq!(ask(&session, "view"), OPEN, "{told}");
+        }
+    }
+}
+
+/// Without a mark, what is left of the time before is what stands in the record.
+#[tokio::test(start_paused = true)]
+async fn p15_a_clock_behind_the_record_is_not_trusted_even_without_a_mark() {
+    let mut machine = Machine::new(start());
+    let session = machine.signed_in().await;
+    session.close().await.unwrap();
+    machine.clock.save_mark(b"");
+    machine.off(HOUR, start() - 2 * MINUTE);
+    assert_eq!(ask(&machine.open().await, "view"), OPEN, "clocks drift");
+    machine.clock.save_mark(b"");
+    machine.clock.set_wall(start() - 2 * MINUTE - SEC);
+    let session = machine.open().await;
+    assert_eq!(ask(&session, "view"), UNTRUSTED);
+    machine.refresh(&session).await;
+    assert_eq!(ask(&session, "view"), OPEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_ten_years_ahead_and_then_corrected() {
+    for sign_in_first in [true, false] {
+        for then in [Then::GoOn, Then::Restart, Then::Reboot] {
+            for (sign_in_dated, dated) in [(false, true), (true, true), (false, false)] {
+                let mut machine = Machine::new(if sign_in_first { start() } else { start() + 10 * YEAR });
+                machine.dated = sign_in_dated;
+                let mut session = machine.signed_in().await;
+                machine.clock.set_wall(start() + 10 * YEAR);
+                let _ = ask(&session, "view"); // somebody looks at it
+                machine.pass(MINUTE);
+                session.close().await.unwrap();
+                machine.clock.set_wall(machine.truth);
+                match then {
+                    Then::GoOn => {}
+                    Then::Restart => session = machine.open().await,
+                    Then::Reboot => {
+                        machine.off(HOUR, machine.truth + HOUR);
+                        session = machine.open().await;
+                    }
+                }
+                let told = format!("sign-in first: {sign_in_first}, {then:?}, dated {sign_in_dated} {dated}");
+                // Anchored, it was never wrong; else the clock that was turned back counts for nothing: no ten years.
+                // A clock that is set while the machine is off cannot be told from one that is turned back.
+                let honest = sign_in_dated && then != Then::Reboot;
+                assert_eq!(ask(&session, "view"), if honest { OPEN } else { UNTRUSTED }, "{told}");
+                machine.pass(MINUTE);
+                machine.dated = dated;
+                machine.refresh(&session).await;
+                assert_eq!(ask(&session, "view"), OPEN, "{told}");
+                assert_eq!(ask(&session, "now"), OPEN, "{told}");
+                if dated {
+                    assert_near(time(&session), machine.truth);
+                    assert_eq!(ask(&session, "approve"), OPEN, "{told}");
+                }
+                machine.pass(7 * DAY);
+                assert_eq!(ask(&session, "view"), OPEN, "{told}");
+                machine.pass(SEC);
+                assert_eq!(ask(&session, "view"), CLOSED, "{told}");
+                assert_eq!(ask(&session, "approve"), Err(DenyReason::ReauthRequired), "{told}");
+            }
+        }
+    }
+}
+
+/// What was signed in by a clock ten years ahead opens no window ten years later either, while nobody is asked.
+#[tokio::test(start_paused = true)]
+async fn case_32_a_moment_in_the_future_is_unknown() {
+    let mut machine = Machine::new(start() + 30 * DAY).dateless();
+    let session = machine.signed_in().await;
+    session.close().await.unwrap();
+    machine.clock.set_wall(machine.truth);
+    let session = machine.open().await;
+    machine.pass(30 * DAY);
+    machine.clock.set_wall(machine.truth);
+    assert_eq!(ask(&session, "view"), UNTRUSTED);
+    session.close().await.unwrap();
+    let session = machine.open().await;
+    assert_eq!(ask(&session, "view"), UNTRUSTED, "the mark remembers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_time_asleep_counts() {
+    let mut machine = Machine::new(start());
+    let session = machine.signed_in().await;
+    machine.pass(7 * DAY); // the machine was suspended: both clocks go on
+    assert_eq!(ask(&session, "view"), OPEN);
+    machine.pass(SEC);
+    assert_eq!(ask(&session, "view"), CLOSED);
+}
+
+// ===== whose word counts =====
+
+/// A token endpoint, behind a client of the application's: what it answers next, and how long that takes.
+#[derive(Clone, Default)]
+struct Endpoint(Arc<Mutex<Reply>>);
+
+#[derive(Clone, Default)]
+struct Reply {
+    status: StatusCode,
+    headers: Vec<(&'static str, String)>,
+    takes: Duration,
+}
+
+impl Endpoint {
+    fn reply(&self, status: u16, headers: Vec<(&'static str, String)>, takes: Duration) {
+        *self.0.lock().unwrap() = Reply { status: StatusCode::from_u16(status).unwrap(), headers, takes };
+    }
+
+    async fn open(&self, machine: &Machine) -> Session {
+        let (endpoint, clock) = (self.clone(), machine.clock.clone());
+        let client = service_fn(move |_: Request<Full<Bytes>>| {
+            let Reply { status, headers, takes } = endpoint.0.lock().unwrap().clone();
+            let (count, clock) = (clock.monotonic().as_micros(), clock.clone());
+            async move {
+                clock.advance(takes);
+                let body = match status.is_success() {
+                    true => format!(r#"{{"access_token":"a{count}","token_type":"Bearer","expires_in":3600}}"#),
+                    false => r#"{"error":"temporarily_unavailable"}"#.to_owned(),
+                };
+                let mut response = Response::builder().status(status);
+                for (name, value) in headers {
+                    response = response.header(name, value);
+                }
+                Ok::<_, BoxError>(response.body(Full::new(Bytes::from(body))).unwrap())
+            }
+        });
+        let refresher = OAuth2Refresher::new("https://id.example.com/token", "app").unwrap().http(client);
+        let session = Session::builder(refresher)
+            .store(machine.store.clone())
+            .clock(machine.clock.clone())
+            .gate(OfflinePolicy::new().rule("view", Rule::new().max_offline(7 * DAY)))
+            .open("alice")
+            .await
+            .unwrap();
+        session.sign_in(Tokens::new("a").with_refresh_token("r").with_expires_in(HOUR)).await.unwrap();
+        session
+    }
+}
+
+fn http_date(time: SystemTime) -> String {
+    httpdate::fmt_http_date(time)
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_every_answer_of_the_token_endpoint_is_an_anchor_and_nothing_else_is() {
+    let truth = start();
+    let date = |time: SystemTime| ("date", http_date(time));
+    // Its clock is an hour slow; what does it believe afterwards?
+    let cases: [(u16, Vec<(&'static str, String)>, Duration, bool); 11] = [
+        (200, vec![date(truth)], Duration::ZERO, true),
+        (400, vec![date(truth)], Duration::ZERO, true),
+        (503, vec![date(truth)], Duration::ZERO, true),
+        (200, vec![], Duration::ZERO, false),
+        (200, vec![date(truth), ("age", "0".into())], Duration::ZERO, false),
+        (503, vec![date(truth), ("age", "86400".into())], Duration::ZERO, false),
+        (302, vec![date(truth), ("location", "https://portal.example.com".into())], Duration::ZERO, false),
+        (200, vec![("date", "yesterday".into())], Duration::ZERO, false),
+        (200, vec![("date", "Thu, 01 Jan 1970 00:00:00 GMT".into())], Duration::ZERO, false),
+        (200, vec![("date", "Sun, 06 Nov 10994 08:49:37 GMT".into())], Duration::ZERO, false),
+        // Twenty seconds on the way: so much can be wrong with it, and no more.
+        (200, vec![date(truth - HOUR + 22 * SEC)], 20 * SEC, false),
+    ];
+    for (status, headers, takes, anchors) in cases {
+        let told = format!("{status} {headers:?}");
+        let (endpoint, machine) = (Endpoint::default(), Machine::new(truth - HOUR));
+        let session = endpoint.open(&machine).await;
+        endpoint.reply(status, headers, takes);
+        assert_eq!(session.refresh().await.is_ok(), status == 200, "{told}");
+        session.close().await.unwrap();
+        let wanted = if anchors { truth } else { truth - HOUR + takes };
+        assert_eq!(time(&session), Some(wanted), "{told}");
+        assert_eq!(ask(&session, "view"), OPEN, "{told}");
+    }
+}
+
+/// What was written down by a clock that an error has corrected since.
+#[tokio::test(start_paused = true)]
+async fn p15_a_refusal_with_a_date_corrects_what_a_wrong_clock_has_written_down() {
+    for wall in [start() + HOUR, start() - HOUR, start() + 10 * YEAR] {
+        let (endpoint, mut machine) = (Endpoint::default(), Machine::new(wall));
+        let session = endpoint.open(&machine).await;
+        machine.pass(10 * MINUTE);
+        endpoint.reply(503, vec![("date", http_date(machine.truth))], Duration::ZERO);
+        assert_eq!(session.refresh().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(time(&session), Some(machine.truth));
+        let seen = |session: &Session| {
+            session
+                .with_gate_context("view", |cx| (cx.offline_for(), cx.since_auth(), cx.grants_age(), cx.token_fresh()))
+        };
+        let age = Some(10 * MINUTE);
+        assert_eq!(seen(&session), (age, age, age, true), "{wall:?}");
+        session.close().await.unwrap();
+        drop(session);
+
+        // It stands in the record, too.
+        let again = machine.open().await;
+        assert_eq!(seen(&again), (age, age, age, true), "{wall:?}");
+        machine.pass(50 * MINUTE);
+        assert!(!seen(&again).3, "{wall:?}");
+    }
+}
+
+/// The API behind the layer says `date`, after so long.
+async fn api_says(
+    session: &Session,
+    clock: &ManualClock,
+    headers: Vec<(&'static str, String)>,
+    takes: Duration,
+    url: &str,
+) {
+    let clock = clock.clone();
+    let api = service_fn(move |_: Request<Full<Bytes>>| {
+        clock.advance(takes);
+        let mut response = Response::builder();
+        for (name, value) in &headers {
+            response = response.header(*name, value);
+        }
+        std::future::ready(Ok::<_, BoxError>(response.body(Full::<Bytes>::default()).unwrap()))
+    });
+    let layer =
+        AuthLayer::new(session.clone(), Origins::new([ORIGIN]).unwrap()).capability(|_| Some(Capability::new("view")));
+    let request = Request::get(url).body(Full::default()).unwrap();
+    layer.layer(api).oneshot(request).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_bogus_date_of_an_api_moves_nothing() {
+    const URL: &str = "https://api.example.com/jobs";
+    for dated in [true, false] {
+        let date = |time: SystemTime| ("date", http_date(time));
+        let fine = (vec![date(start() + DAY)], Duration::ZERO, URL, DAY);
+        let cases = [
+            (vec![date(start() - DAY)], Duration::ZERO, URL, Duration::ZERO),
+            (vec![date(start() + DAY), ("age", "1".into())], Duration::ZERO, URL, Duration::ZERO),
+            (vec![date(start() + DAY)], Duration::ZERO, "https://elsewhere.example.com/", Duration::ZERO),
+            (vec![date(start() + DAY)], 11 * SEC, URL, 11 * SEC),
+            (vec![date(start() + 2 * SEC)], Duration::ZERO, URL, Duration::ZERO),
+            (vec![("date", "garbage".into())], Duration::ZERO, URL, Duration::ZERO),
+            fine,
+        ];
+        for (headers, takes, url, moved) in cases {
+            let told = format!("{headers:?} {url}, dated: {dated}");
+            let mut machine = Machine::new(start());
+            machine.dated = dated;
+            let session = machine.signed_in().await;
+            api_says(&session, &machine.clock, headers, takes, url).await;
+            assert_eq!(time(&session), Some(start() + moved), "{told}");
+            if moved == DAY {
+                // A lower bound: the next anchor takes it back.
+                machine.dated = true;
+                machine.refresh(&session).await;
+                assert_near(time(&session), machine.truth);
+            }
+        }
+    }
+}
+
+/// It says that time is later, not that the clock is right.
+#[tokio::test(start_paused = true)]
+async fn p15_the_date_of_an_api_does_not_end_the_doubt() {
+    let mut machine = Machine::new(start()).dateless();
+    let session = machine.signed_in().await;
+    machine.pass(30 * MINUTE);
+    assert_eq!(ask(&session, "view"), OPEN);
+    machine.clock.set_wall(start());
+    assert_eq!(ask(&session, "view"), UNTRUSTED);
+    session.close().await.unwrap();
+    // No gate is asked for what is forwarded untouched, so this is asked by a session without one.
+    let open = machine.builder().gate(gate_fn(|_| Ok(()))).open("alice").await.unwrap();
+    assert_eq!(time(&open), None, "it stands in the mark");
+    api_says(
+        &open,
+        &machine.clock,
+        vec![("date", http_date(machine.truth + HOUR))],
+        Duration::ZERO,
+        "https://api.example.com/",
+    )
+    .await;
+    assert_eq!(time(&open), None);
+    machine.refresh(&open).await;
+    assert_eq!(time(&open), Some(machine.truth + HOUR));
+}
+
+// ===== the mark =====
+
+#[tokio::test(start_paused = true)]
+async fn p15_two_processes_with_one_mark_learn_from_each_other() {
+    let mut machine = Machine::new(start() + 10 * YEAR).dateless();
+    let (alice, bob) =
+        (machine.signed_in().await, machine.builder().store(MemoryStore::new()).open("bob").await.unwrap());
+    machine.sign_in(&bob).await;
+    machine.clock.set_wall(start());
+    assert_eq!((ask(&alice, "view"), ask(&bob, "view")), (UNTRUSTED, UNTRUSTED));
+    machine.dated = true;
+    machine.refresh(&alice).await;
+    assert_eq!((time(&alice), time(&bob)), (Some(start()), None));
+    // Whoever is asked looks at the mark once a minute.
+    machine.pass(MINUTE);
+    let _ = ask(&bob, "view");
+    bob.close().await.unwrap();
+    assert_eq!(time(&bob), Some(machine.truth));
+
+    // Neither takes back what the other one knows.
+    alice.close().await.unwrap();
+    bob.close().await.unwrap();
+    machine.off(HOUR, start() - DAY);
+    for account in ["alice", "bob", "carol"] {
+        let session = machine.builder().store(MemoryStore::new()).open(account).await.unwrap();
+        assert_eq!(time(&session), None, "{account}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_mark_that_is_damaged_is_no_mark_and_no_error() {
+    for bad in [&b""[..], b"{", b"[1]", b"\0\0\0\0", br#"{"format":1}"#, br#"{"format":99,"mark":0}"#] {
+        let mut machine = Machine::new(start());
+        machine.clock.save_mark(bad);
+        let session = machine.signed_in().await;
+        assert_eq!(ask(&session, "view"), OPEN);
+        session.close().await.unwrap();
+        let is_newer = bad.starts_with(br#"{"format":99"#);
+        assert_eq!(machine.clock.load_mark().as_deref() == Some(bad), is_newer, "a newer one is left alone");
+        machine.off(HOUR, start() - DAY);
+        assert_eq!(ask(&machine.open().await, "view"), UNTRUSTED, "the record remembers, too");
+    }
+}
+
+/// A clock that counts what is asked of it.
+#[derive(Clone)]
+struct Counted {
+    clock: ManualClock,
+    saves: Arc<AtomicUsize>,
+    panics: bool,
+}
+
+impl Clock for Counted {
+    fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+    fn load_mark(&self) -> Option<Vec<u8>> {
+        assert!(!self.panics, "a clock that panics");
+        self.clock.load_mark()
+    }
+    fn save_mark(&self, mark: &[u8]) {
+        self.saves.fetch_add(1, Relaxed);
+        assert!(!self.panics, "a clock that panics");
+        self.clock.save_mark(mark);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mark_is_kept_at_anchors_once_a_minute_and_at_the_end() {
+    let mut machine = Machine::new(start());
+    let counted = Counted { clock: machine.clock.clone(), saves: Arc::default(), panics: false };
+    let session = machine.builder().clock(counted.clone()).open("alice").await.unwrap();
+    let saves = || counted.saves.swap(0, Relaxed);
+    machine.sign_in(&session).await;
+    assert_eq!(saves(), 1, "an anchor");
+    machine.refresh(&session).await;
+    assert_eq!(saves(), 0, "that says nothing new, and nothing has changed");
+    for _ in 0..120 {
+        machine.pass(SEC);
+        assert_eq!(ask(&session, "view"), OPEN);
+        settle(&session).await;
+    }
+    assert_eq!(saves(), 2);
+    machine.pass(30 * SEC);
+    session.close().await.unwrap();
+    assert_eq!(saves(), 1);
+    machine.pass(HOUR);
+    settle(&session).await;
+    assert_eq!(saves(), 0, "nobody has asked");
+}
+
+/// Lets the work off the async threads finish.
+async fn settle(_: &Session) {
+    tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(2))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_clock_that_panics_over_its_mark_has_none() {
+    let machine = Machine::new(start());
+    let counted = Counted { clock: machine.clock.clone(), saves: Arc::default(), panics: true };
+    let session = machine.builder().clock(counted).open("alice").await.unwrap();
+    machine.sign_in(&session).await;
+    assert_eq!(ask(&session, "view"), OPEN);
+    session.close().await.unwrap();
+}
+
+/// Machines that do not know when they were started go by the wall clock after each start of a process.
+#[tokio::test(start_paused = true)]
+async fn p15_an_unknown_start_of_the_machine_opens_nothing() {
+    let mut machine = Machine::new(start());
+    let counted = Counted { clock: machine.clock.clone(), saves: Arc::default(), panics: false };
+    let session = machine.builder().clock(counted.clone()).open("alice").await.unwrap();
+    machine.sign_in(&session).await;
+    machine.pass(DAY);
+    session.close().await.unwrap();
+    let session = machine.builder().clock(counted.clone()).open("alice").await.unwrap();
+    assert_eq!(ask(&session, "view"), OPEN);
+    machine.clock.set_wall(start());
+    assert_eq!(ask(&session, "view"), UNTRUSTED);
+    machine.refresh(&session).await;
+    assert_eq!(ask(&session, "view"), OPEN);
+    assert_near(time(&session), machine.truth);
+}
+
+// ===== what else a wrong clock has written =====
+
+/// P15: a pause that a clock fifty minutes fast wrote down keeps nobody from the server once the clock is right.
+#[tokio::test(start_paused = true)]
+async fn p15_a_pause_from_the_future_does_not_keep_anybody_quiet() {
+    let machine = Machine::new(start() + 50 * MINUTE).dateless();
+    let session = machine.signed_in().await;
+    machine.issuer.fail(|| RefreshError::transient("down").status(StatusCode::SERVICE_UNAVAILABLE));
+    assert!(session.refresh().await.is_err());
+    session.close().await.unwrap();
+    // Another machine with the same store, which knows what time it is.
+    let right = Machine { clock: ManualClock::new(start()), dated: true, ..machine };
+    let bob = right.builder().store(MemoryStore::new()).open("bob").await.unwrap();
+    right.sign_in(&bob).await;
+    let alice = right.open().await;
+    assert_eq!(time(&alice), Some(start()));
+    assert_eq!(ask(&alice, "view"), CLOSED, "when it was, nobody knows");
+    right.issuer.books().number = 0;
+    right.refresh(&alice).await;
+    assert_eq!(right.issuer.exchanges(), 2);
+    assert_eq!(ask(&alice, "view"), OPEN);
+}

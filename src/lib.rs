@@ -66,10 +66,25 @@
 //!
 //! # Time
 //!
-//! Expiry is judged by *trusted time*: anchored at the token endpoint's `Date` and carried on by a clock that counts
-//! suspended time, so that setting the wall clock changes nothing once a token endpoint has answered. Until then it is the
-//! wall clock. The residual risk, a restart of the machine together with a changed clock, is for rules that ask for the
-//! server ("online") to answer.
+//! Expiry and offline windows are judged by *trusted time*, which nobody gains by turning the clock:
+//!
+//! - Every answer of the token endpoint that has a `Date`, errors included, is an *anchor*: it replaces what was believed,
+//!   and a clock that counts suspended time carries it on. Until the machine is started again, the wall clock plays no role.
+//! - Before the first anchor since the machine was started, the wall clock counts, corrected by what the last anchor taught
+//!   about it; but never less than the greatest trusted time seen so far, the *mark*, which itself goes on as long as the
+//!   machine is on.
+//! - If the wall clock is behind that by more than two minutes, somebody has turned it back: gates are told that time cannot
+//!   be trusted ([`GateContext::now`] is `None`), and a policy denies what hangs on it as [`DenyReason::ClockUntrusted`]
+//!   until the next contact with the token endpoint. Tokens go on: the server judges those.
+//! - A clock that was ahead, by ten years even, is healed by the next anchor, and what was written down by it is corrected.
+//!   The `Date` of any other server that gets a token only says that it is not earlier.
+//!
+//! The mark belongs to the machine: [`SystemClock::with_mark`] keeps it in a file; without it, it lasts as long as the
+//! process. What is left as a risk: while nobody can be asked, whoever starts the machine anew and sets the clock to just
+//! past the mark, each time, gains the time that it was off (and up to a minute for each process that was killed rather
+//! than closed); and whoever deletes the file, the time since the last token answer. Rules that ask for the server
+//! ("online") are the answer to that. Sign-ins should have the `Date` of their answer
+//! ([`Tokens::with_date`]), and so should what a closure returns: without one the wall clock is all there is.
 //!
 //! # Runtime
 //!

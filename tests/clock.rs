@@ -380,6 +380,8 @@ async fn case_32_time_asleep_counts() {
 
 // ===== whose word counts =====
 
+type Headers = Vec<(&'static str, String)>;
+
 /// A token endpoint, behind a client of the application's: what it answers next, and how long that takes.
 #[derive(Clone, Default)]
 struct Endpoint(Arc<Mutex<Reply>>);
@@ -387,12 +389,12 @@ struct Endpoint(Arc<Mutex<Reply>>);
 #[derive(Clone, Default)]
 struct Reply {
     status: StatusCode,
-    headers: Vec<(&'static str, String)>,
+    headers: Headers,
     takes: Duration,
 }
 
 impl Endpoint {
-    fn reply(&self, status: u16, headers: Vec<(&'static str, String)>, takes: Duration) {
+    fn reply(&self, status: u16, headers: Headers, takes: Duration) {
         *self.0.lock().unwrap() = Reply { status: StatusCode::from_u16(status).unwrap(), headers, takes };
     }
 
@@ -436,7 +438,7 @@ async fn p15_every_answer_of_the_token_endpoint_is_an_anchor_and_nothing_else_is
     let truth = start();
     let date = |time: SystemTime| ("date", http_date(time));
     // Its clock is an hour slow; what does it believe afterwards?
-    let cases: [(u16, Vec<(&'static str, String)>, Duration, bool); 11] = [
+    let cases: [(u16, Headers, Duration, bool); 11] = [
         (200, vec![date(truth)], Duration::ZERO, true),
         (400, vec![date(truth)], Duration::ZERO, true),
         (503, vec![date(truth)], Duration::ZERO, true),
@@ -491,13 +493,7 @@ async fn p15_a_refusal_with_a_date_corrects_what_a_wrong_clock_has_written_down(
 }
 
 /// The API behind the layer says `date`, after so long.
-async fn api_says(
-    session: &Session,
-    clock: &ManualClock,
-    headers: Vec<(&'static str, String)>,
-    takes: Duration,
-    url: &str,
-) {
+async fn api_says(session: &Session, clock: &ManualClock, headers: Headers, takes: Duration, url: &str) {
     let clock = clock.clone();
     let api = service_fn(move |_: Request<Full<Bytes>>| {
         clock.advance(takes);

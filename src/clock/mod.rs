@@ -41,20 +41,26 @@ pub trait Clock: Send + Sync + 'static {
     /// The wall clock.
     fn now(&self) -> SystemTime;
 
-    /// A clock that never goes back and counts suspended time.
+    /// A clock that never goes back and counts suspended time. Where it does not count it, offline windows are longer by
+    /// the time asleep.
     fn monotonic(&self) -> Duration;
 
-    /// Changes with every start of the machine; `None`: unknown, and `monotonic` means nothing to the next process.
+    /// Changes with every start of the machine; `None`: unknown, and `monotonic` means nothing to the next process. Asked
+    /// once a session.
     fn boot_id(&self) -> Option<String> {
         None
     }
 
-    /// The mark of trusted time that an earlier process left on this machine; `None`: none, or not kept.
+    /// The mark of trusted time that an earlier process left on this machine, as it was saved; `None`: none, or not kept.
+    /// Called when a session is opened, and before each [`save_mark`](Self::save_mark). It may block: neither is called on
+    /// a thread of the runtime's that others wait for. After 10 s nobody waits for either any more.
     fn load_mark(&self) -> Option<Vec<u8>> {
         None
     }
 
-    /// Keeps the mark for the next process. Called seldom; must not fail loudly.
+    /// Keeps the mark for the next process. Called seldom: when a server has told something new, while a gate is asked once
+    /// a minute, and by [`Session::close`](crate::Session::close); the bytes are opaque. Must not fail loudly: no session
+    /// fails for want of a mark. It is the machine's: not to be put where another machine would load it.
     fn save_mark(&self, mark: &[u8]) {
         let _ = mark;
     }

@@ -4,14 +4,14 @@ use std::time::UNIX_EPOCH;
 use tempfile::TempDir;
 
 fn place() -> (TempDir, SystemClock) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let clock = SystemClock::new().with_mark(dir.path().join("time"));
     (dir, clock)
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let name = |entry: io::Result<fs::DirEntry>| entry.expect("an entry").file_name().into_string().expect("a name");
+    let mut names: Vec<_> = fs::read_dir(dir).expect("a directory").map(name).collect();
     names.sort();
     names
 }

@@ -114,7 +114,7 @@ fn read_only_after_expiry() {
         (spent.clone(), Ok(())),
         (spent.clone().online(None), Ok(())),
         (spent.clone().online(false), Err(ReadOnly)),
-        (spent.clone().grant_rejected(true), Err(ReadOnly)),
+        (spent.grant_rejected(true), Err(ReadOnly)),
         (alice().offline_stale(), Err(ReadOnly)),
         (alice().offline_stale().online(true), Err(ReadOnly)),
     ] {
@@ -223,9 +223,7 @@ fn the_servers_own_end_of_offline_use() {
         }
     }
     let healed = until(end).offline_for(HOUR - SECOND);
-    for spent in
-        [healed.clone().token_fresh(false), healed.clone().grant_rejected(true), healed.clone().reauth_required()]
-    {
+    for spent in [healed.clone().token_fresh(false), healed.clone().grant_rejected(true), healed.reauth_required()] {
         assert_eq!(rule(Rule::new().reads(), &spent), Err(OfflineWindowExpired), "{spent:?}");
     }
 

@@ -378,10 +378,10 @@ pub(super) fn answer(policy: &PolicySpec, now: &SituationSpec, capability: &str)
             }
         }
         fails.extend(aged(shorter(base.max_offline, own.max_offline), now.offline_for, OfflineWindowExpired));
-        if (base.online || own.online) && !(online && !rejected) {
+        if (base.online || own.online) && (rejected || !online) {
             fails.push(if rejected { ReauthRequired } else { OnlineRequired });
         }
-        if (base.token_fresh || own.token_fresh) && !(now.token_fresh && !rejected) {
+        if (base.token_fresh || own.token_fresh) && (rejected || !now.token_fresh) {
             fails.push(if rejected { ReauthRequired } else { OnlineRequired });
         }
         fails.extend(aged(shorter(base.fresh_within, own.fresh_within), now.since_auth, ReauthRequired));

@@ -139,6 +139,8 @@ proptest! {
     #[test]
     fn every_file_says_what_the_code_says(policy in specs::policy()) {
         let (built, files) = (policy.build(), [OfflinePolicy::from_json(&policy.json()), OfflinePolicy::from_toml(&policy.toml())]);
+        let embedded = serde_json::from_str::<OfflinePolicy>(&policy.json());
+        prop_assert_eq!(embedded.as_ref().ok(), files[0].as_ref().ok());
         for file in files {
             match file {
                 Ok(file) => {

@@ -18,6 +18,11 @@ pub fn probe(format: Format, text: &str) -> bool {
         Format::Toml => OfflinePolicy::from_toml(text),
         Format::Json => OfflinePolicy::from_json(text),
     };
+    if matches!(format, Format::Json) && !text.starts_with('\u{feff}') {
+        // As a part of a larger file it is the same policy, or none.
+        let embedded = serde_json::from_str::<OfflinePolicy>(text);
+        assert_eq!(embedded.as_ref().ok(), read.as_ref().ok(), "{embedded:?} {read:?}");
+    }
     match read {
         Ok(policy) => {
             let words = policy.to_string();

@@ -6,7 +6,7 @@ use super::{
     read,
 };
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// As a part of a larger file, the keys are those of [`from_toml`](OfflinePolicy::from_toml).
 ///
@@ -112,9 +112,9 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Node, A::Error> {
         let inner = self.inner()?;
-        let mut entries = Vec::<Entry>::new();
+        let (mut entries, mut names) = (Vec::new(), BTreeSet::new());
         while let Some(key) = members.next_key::<String>()? {
-            if entries.iter().any(|entry| entry.key == key) {
+            if !names.insert(key.clone()) {
                 return Err(A::Error::custom(format!("`{}` stands here for the second time", cut(&key))));
             }
             entries.push(Entry { key, at: 0, node: members.next_value_seed(inner)? });

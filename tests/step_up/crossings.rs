@@ -133,6 +133,23 @@ async fn case_34_the_token_comes_first_and_then_the_prompt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn case_34_after_the_prompt_the_token_endpoint_is_asked_again() {
+    let pin = Pin::default();
+    let rig = rig(&pin).await;
+    rig.expire();
+    rig.fail();
+    let mut request = waits(&rig, "notes");
+    rig.session.close().await.unwrap();
+    assert_pending!(request.poll(), "the network is down, and a spent token may do for some");
+    pin.settle().await;
+    assert_eq!((pin.shown().len(), rig.issuer.exchanges()), (1, 1));
+    rig.clock.advance(3 * SEC);
+    pin.answer(Ok(HOUR));
+    assert_eq!(request.await.unwrap(), StatusCode::OK, "the user took their time, and the network is back");
+    assert_eq!(rig.issuer.exchanges(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p14_the_gate_is_asked_after_the_prompt() {
     use std::sync::{
         Arc,

@@ -66,7 +66,11 @@ async fn p11_a_prompt_may_ask_what_needs_no_step_up_one_at_a_time() {
     assert_eq!((rig.seen.len(), curious.told.lock().unwrap().len()), (3, 2), "one prompt, which asked once");
 }
 
-/// Readiness is given back before the wait, and a clone of the service takes no permit with it.
+async fn assert_free<S: tower::Service<Req> + Clone>(limit: &ConcurrencyLimit<S>) {
+    let ready = tokio::time::timeout(SEC, limit.clone().ready_oneshot()).await;
+    assert!(ready.expect("the permit is held").is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn p11_no_permit_is_held_while_the_user_is_asked() {
     let pin = Pin::default();
@@ -77,24 +81,34 @@ async fn p11_no_permit_is_held_while_the_user_is_asked() {
     let mut request = task::spawn(service.call(wanting("notes")));
     assert_pending!(request.poll());
     pin.settle().await;
-    drop(tokio::time::timeout(SEC, limit.clone().ready_oneshot()).await.expect("the permit is held").unwrap());
+    assert_free(&limit).await;
+    pin.answer(Ok(HOUR));
+    assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+}
 
-    // Nor is it when a request finds that it has to ask after it got the permit.
+#[tokio::test(start_paused = true)]
+async fn p11_nor_if_it_is_found_once_the_permit_is_there_that_the_user_has_to_be_asked() {
+    let pin = Pin::default();
+    let rig = rig(&pin).await;
+    let limit = ConcurrencyLimit::new(api(&rig.issuer, &rig.seen), 1);
     rig.expire();
+    rig.session.step_up(SEC);
     let (started, hold) = rig.hold();
-    pin.answer(Ok(SEC));
-    pin.settle().await;
-    assert_pending!(request.poll(), "its token has expired: it waits for one");
+    let mut request = task::spawn(behind(&rig.session, limit.clone()).oneshot(wanting("notes")));
+    assert_pending!(request.poll(), "it waits for a token");
     started.notified().await;
     let permit = limit.clone().ready_oneshot().await.unwrap();
-    hold.add_permits(9);
+    hold.add_permits(1);
     rig.session.close().await.unwrap();
     assert_pending!(request.poll(), "it waits for the permit");
     rig.clock.advance(2 * SEC); // and the step-up is over
     drop(permit);
-    let error = request.await.unwrap_err();
-    assert_refused(Err(AuthError::find(&*error).unwrap().clone()), "notes");
-    tokio::time::timeout(SEC, limit.ready_oneshot()).await.expect("the permit is held").unwrap();
+    assert_pending!(request.poll(), "it waits for a step-up");
+    pin.settle().await;
+    assert_eq!((pin.shown().len(), rig.seen.len()), (1, 0));
+    assert_free(&limit).await;
+    pin.answer(Ok(HOUR));
+    assert_eq!(request.await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ mod cooldown;
 mod desk;
 mod expiry;
 mod flight;
+mod grants;
 mod inner;
 mod keep_fresh;
 mod keeper;
@@ -47,7 +48,6 @@ use crate::{
     offline::Permit,
     refresher::Refresher,
     state::{AuthState, LockCause},
-    store::StoreErrorKind,
     token::{AccessToken, Grants, SignIn},
 };
 use desk::{Departure, Outcome};
@@ -172,11 +172,14 @@ impl Session {
         self.permit(capability.into())
     }
 
-    /// What the user may do, as a server said just now; durable when it returns. Only narrower scopes of later token
-    /// answers change them.
+    /// What the user may do, as a server said just now: it replaces what was known, and its age counts from here. Durable
+    /// when it returns; other processes that share the store learn of it at their next refresh. Later token answers can
+    /// only narrow it (a scope that they drop is dropped here too), and do not renew its age. It is kept over refreshes
+    /// and restarts, until it is set again or somebody signs in.
     ///
     /// # Errors
-    /// `SignedOut` and the like if nobody is signed in, `Store` if it could not be saved: nothing has changed then.
+    /// `SignedOut` and the like if nobody is signed in, `Store` if it could not be saved, also since a refresh held the
+    /// lease for more than 10 s: nothing has changed then.
     pub async fn set_grants(&self, grants: Grants) -> Result<(), AuthError> {
         self.detached(self.0.clone().save_grants(grants)).await
     }
@@ -282,37 +285,6 @@ impl Session {
             let _ = tx.send(outcome);
         });
         rx.await.unwrap_or_else(|_| Err(AuthError::new(ErrorKind::Aborted, "the task ended without an answer")))
-    }
-}
-
-impl Inner {
-    /// Durable, under the lease; somebody else's change to the record in between is kept.
-    async fn save_grants(self: Arc<Self>, grants: Grants) -> Outcome {
-        const LEASE_WAIT: Duration = Duration::from_secs(10);
-        if self.snapshot().is_dead() {
-            return Err(self.snapshot().why_no_token());
-        }
-        let mut lease = match self.settle_unsaved().await? {
-            Some(lease) => lease,
-            None => self.vault.lease(self.config.term(), LEASE_WAIT).await?,
-        };
-        for _ in 0..4 {
-            let (found, mark) = (self.vault.load().await?, self.vault.mark().await?);
-            let Some(mut found) = found.filter(|found| found.record.epoch >= mark) else { break };
-            if found.record.epoch != self.snapshot().epoch {
-                break;
-            }
-            found.record.set_grants(grants.clone(), self.config.time.stamp(Duration::ZERO));
-            match self.vault.save(&mut lease, Some(&found.version), &found.record).await {
-                Ok(_) => {
-                    self.adopt(&found.record, found.record.epoch);
-                    return Ok(());
-                }
-                Err(error) if error.kind() == StoreErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(AuthError::new(ErrorKind::SignedOut, "the stored session is another one by now"))
     }
 }
 

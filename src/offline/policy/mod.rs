@@ -90,7 +90,11 @@ impl WhenReauthRequired {
 /// // Online with a fresh token, or out of reach for five minutes; either way only with the role.
 /// let complete =
 ///     Rule::any_of([Rule::new().online().token_fresh(), Rule::new().max_offline(5 * MINUTE)]).role("technician");
-/// assert_eq!(complete, complete.clone().max_offline(Duration::MAX).role("technician").max_offline(Duration::MAX));
+/// assert_eq!(
+///     complete.to_string(),
+///     "online and with a fresh token and with the role `technician`; \
+///      or at most 5 min without the server and with the role `technician`"
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {

@@ -31,6 +31,18 @@ pub enum FailureKind {
     Unrecognized,
 }
 
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transient => "the token endpoint could not be asked",
+            Self::InvalidGrant => "the token endpoint refused the grant",
+            Self::AccountDisabled => "the token endpoint says that the account is disabled",
+            Self::Misconfigured => "the token endpoint refused the client or the request",
+            Self::Unrecognized => "the token endpoint refused without an OAuth error",
+        })
+    }
+}
+
 /// A failed exchange. Its text and `Debug` never carry a token.
 ///
 /// ```
@@ -146,13 +158,7 @@ impl RefreshError {
 
 impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            FailureKind::Transient => "the token endpoint could not be asked",
-            FailureKind::InvalidGrant => "the token endpoint refused the grant",
-            FailureKind::AccountDisabled => "the token endpoint says that the account is disabled",
-            FailureKind::Misconfigured => "the token endpoint refused the client or the request",
-            FailureKind::Unrecognized => "the token endpoint refused without an OAuth error",
-        })
+        self.kind.fmt(f)
     }
 }
 

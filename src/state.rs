@@ -1,7 +1,10 @@
 //! Where a session stands, and the one pure function that moves it.
 
 use serde::{Deserialize, Serialize};
-use std::time::SystemTime;
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Where a session stands, and what moves it:
 ///
@@ -77,6 +80,43 @@ pub enum LockCause {
     Application,
 }
 
+impl fmt::Display for AuthState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SignedOut(cause) => f.write_str(match cause {
+                SignedOutCause::Never => "nobody has signed in",
+                SignedOutCause::Here => "signed out",
+                SignedOutCause::Elsewhere => "signed out elsewhere",
+            }),
+            Self::Active { reauth_pending, unsaved } => {
+                f.write_str("active")?;
+                f.write_str(if *unsaved { ", with tokens that are not saved yet" } else { "" })?;
+                f.write_str(if *reauth_pending { ", until the access token expires" } else { "" })
+            }
+            Self::OfflineStale { since } => match printable(*since) {
+                true => write!(f, "without a fresh token since {}", httpdate::fmt_http_date(*since)),
+                false => f.write_str("without a fresh token"),
+            },
+            Self::ReauthRequired(cause) => f.write_str(match cause {
+                ReauthCause::Revoked => "has to sign in again: the refresh token was refused",
+                ReauthCause::RotationLost => "has to sign in again: the last refresh may have been lost",
+                ReauthCause::Rejected => "has to sign in again: the token endpoint refused three times",
+            }),
+            Self::Locked(cause) => f.write_str(match cause {
+                LockCause::AccountDisabled => "locked: the account is disabled",
+                LockCause::ResourceServer => "locked by a resource server",
+                LockCause::Application => "locked by the application",
+            }),
+        }
+    }
+}
+
+/// HTTP dates have years of four digits, and begin with 1970.
+fn printable(time: SystemTime) -> bool {
+    const END: Duration = Duration::from_secs(253_402_300_800);
+    time.duration_since(UNIX_EPOCH).is_ok_and(|since| since < END)
+}
+
 /// What moves a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -130,7 +170,6 @@ pub(crate) fn next(state: &AuthState, input: Input) -> AuthState {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::UNIX_EPOCH;
 
     fn state() -> impl Strategy<Value = AuthState> {
         prop_oneof![

@@ -694,6 +694,30 @@ async fn p15_an_unknown_start_of_the_machine_opens_nothing() {
     assert_near(time(&session), machine.truth);
 }
 
+/// Whoever only takes over what others were given is not locked out by a slow clock either.
+#[tokio::test(start_paused = true)]
+async fn p15_a_newer_set_of_another_machine_is_a_contact_too() {
+    let mut here = Machine::new(start() - HOUR).dateless();
+    let session = here.builder().connectivity(|| None).open("alice").await.unwrap();
+    let mut there = Machine { clock: ManualClock::new(start()), store: here.store.clone(), ..Machine::new(start()) };
+    there.issuer = here.issuer.clone();
+    there.signed_in().await.close().await.unwrap();
+
+    assert_eq!(session.access_token().await.unwrap().expose(), "a1.0"); // found in the store
+    assert_eq!(time(&session), Some(start()));
+    assert_eq!(ask(&session, "view"), OPEN);
+    here.pass(DAY);
+    session.close().await.unwrap();
+    here.off(DAY, here.wall() + DAY);
+    let session = here.open().await;
+    assert_eq!(time(&session), Some(here.truth), "that its clock is slow is known from now on");
+    // What stands there already is no contact: a clock behind it may have been turned back.
+    session.close().await.unwrap();
+    here.clock.save_mark(b"");
+    here.off(DAY, start() - HOUR);
+    assert_eq!(ask(&here.open().await, "view"), UNTRUSTED);
+}
+
 // ===== what else a wrong clock has written =====
 
 /// P15: a pause that a clock fifty minutes fast wrote down keeps nobody from the server once the clock is right.

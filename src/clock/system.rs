@@ -8,22 +8,27 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 /// The longest file that can be a mark.
 const MOST: u64 = 64 << 10;
 /// How long a saver waits for another one.
-const PATIENCE: Duration = Duration::from_secs(1);
+#[cfg(unix)]
+const PATIENCE: Duration = Duration::from_secs(2);
+#[cfg(unix)]
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The machine's clocks: the wall clock, and the one that counts suspended time.
 ///
 /// The latter is `CLOCK_BOOTTIME` on Linux and Android, and `CLOCK_MONOTONIC` on other unixes, which goes on during sleep
 /// on macOS and iOS. Elsewhere it is `Instant`, which goes on during sleep on Windows; where it does not, an offline window
-/// is longer by the time asleep. The start of the machine is known on Linux and Android; elsewhere every process begins as
-/// after a restart of the machine.
+/// is longer by the time asleep. The start of the machine is known where `/proc` tells it (Linux, and Android if it
+/// lets the program look); elsewhere every process begins as after a restart of the machine.
 ///
 /// ```
 /// use tower_reauth::{Clock, SystemClock};
@@ -119,8 +124,6 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 /// Together with what others have kept since it was last read: two processes do not take each other's marks back.
 fn save(path: &Path, mark: &[u8]) -> io::Result<()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -141,8 +144,9 @@ fn save(path: &Path, mark: &[u8]) -> io::Result<()> {
 /// After a crash there is the old mark or the new one.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let Some(name) = path.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut scratch = name.to_owned();
-    scratch.push(format!(".{}", std::process::id()));
+    scratch.push(format!(".{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let scratch = path.with_file_name(scratch);
     let write = || {
         match fs::remove_file(&scratch) {
@@ -166,7 +170,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The file itself is the lock, so that there is no other one to make; whoever has got it makes sure that it still is the
-/// mark, since a mark is replaced. Somebody who is stopped with it keeps nobody from saving for longer than a second.
+/// mark, since a mark is replaced. Somebody who is stopped with it keeps nobody from saving for longer than two seconds.
 #[cfg(unix)]
 fn lock(path: &Path) -> Option<File> {
     use std::os::unix::fs::MetadataExt as _;
@@ -186,10 +190,12 @@ fn lock(path: &Path) -> Option<File> {
     None
 }
 
-/// Locks are in the way of readers there: two that save within one moment may lose the older mark until the next.
+/// Locks are in the way of readers there, so this holds in one process only: of two that save within one moment, the one
+/// that was first may be lost until it saves again.
 #[cfg(not(unix))]
-fn lock(_: &Path) -> Option<()> {
-    None
+fn lock(_: &Path) -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn private() -> OpenOptions {

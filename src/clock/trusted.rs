@@ -203,12 +203,13 @@ impl Timekeeper {
     /// Looks at the wall clock, unless a server has told the time.
     fn look(&self) -> Look {
         loop {
-            let (word, mono) = (self.word(), self.mono());
+            let word = self.word();
             if word.has(ANCHORED) {
-                return Look { word, offset: word.offset(), mono };
+                return Look { word, offset: word.offset(), mono: self.mono() };
             }
+            let (mono, wall) = self.both();
             let seen = self.seen.load(Acquire);
-            let wall = self.wall().saturating_add(self.wall_offset.load(Acquire)).saturating_sub(mono);
+            let wall = wall.saturating_add(self.wall_offset.load(Acquire)).saturating_sub(mono);
             let judged = word.judged(wall, seen);
             // Against whoever anchors meanwhile: what the wall clock says comes too late then.
             let swapped = judged == word || self.word.compare_exchange(word.0, judged.0, AcqRel, Relaxed).is_ok();
@@ -221,8 +222,19 @@ impl Timekeeper {
         }
     }
 
-    fn wall(&self) -> i64 {
-        Stamp::from(self.clock.now()).0
+    /// The monotonic and the wall clock at one moment: a machine that sleeps in between would seem to be ahead by that.
+    fn both(&self) -> (i64, i64) {
+        const AT_ONCE: i64 = 100_000;
+        let mut before = self.mono();
+        for _ in 0..8 {
+            let wall = Stamp::from(self.clock.now()).0;
+            let after = self.mono();
+            if after.saturating_sub(before) <= AT_ONCE {
+                return (before, wall);
+            }
+            before = after;
+        }
+        (before, Stamp::from(self.clock.now()).0)
     }
 
     // ===== what is stamped =====
@@ -233,8 +245,9 @@ impl Timekeeper {
         const MOST: usize = 64;
         let look = self.look();
         let stamp = look.now().minus(ago);
+        let mut guesses = self.guesses();
+        guesses.retain(|(guess, _)| *guess != stamp); // what is written down now means now
         if !look.word.has(ANCHORED) {
-            let mut guesses = self.guesses();
             guesses.truncate(MOST - 1);
             guesses.push_front((stamp, look.mono.saturating_sub(micros(ago))));
         }
@@ -301,7 +314,7 @@ impl Timekeeper {
         let _moves = self.moves();
         let look = self.look();
         if !look.word.is_trusted() {
-            self.wall_offset.store(look.now().0.saturating_sub(self.wall()), Release);
+            self.teach(look.offset);
             self.set(Word::new(look.offset, 0));
         }
     }
@@ -312,15 +325,21 @@ impl Timekeeper {
         if told <= left.plus(NOISE) || !told.is_plausible() {
             return; // nearly always: not worth a look at the clock
         }
+        let is_later = |look: &Look| {
+            let trip = look.now().since(left);
+            trip <= STALE && told.since(look.now()) > NOISE.saturating_add(trip / 2)
+        };
+        if !is_later(&self.look()) {
+            return;
+        }
         let _moves = self.moves();
         let look = self.look();
-        let trip = look.now().since(left);
-        if trip <= STALE && told.since(look.now()) > NOISE.saturating_add(trip / 2) {
+        if is_later(&look) {
+            let offset = told.0.saturating_sub(look.mono);
             if look.word.is_trusted() {
-                // The wall clock is slow, not turned back.
-                self.wall_offset.store(told.0.saturating_sub(self.wall()), Release);
+                self.teach(offset); // the wall clock is slow, and has not been turned back
             }
-            self.word.store(Word::new(told.0.saturating_sub(look.mono), look.word.flags()).0, Release);
+            self.word.store(Word::new(offset, look.word.flags()).0, Release);
         }
     }
 
@@ -330,6 +349,12 @@ impl Timekeeper {
         if moment.is_plausible() && !self.word().has(ANCHORED) {
             self.seen.fetch_max(moment.0.saturating_sub(self.mono()), AcqRel);
         }
+    }
+
+    /// The wall clock is off by so much that with it this is the offset.
+    fn teach(&self, offset: i64) {
+        let (mono, wall) = self.both();
+        self.wall_offset.store(offset.saturating_add(mono).saturating_sub(wall), Release);
     }
 
     fn moves(&self) -> MutexGuard<'_, ()> {
@@ -367,16 +392,14 @@ impl Timekeeper {
         let _moves = self.moves();
         let news = self.news.swap(false, AcqRel);
         let look = self.look();
-        let now = look.now();
-        self.due.store(now.0.saturating_add(micros(SAVE_EVERY)), Relaxed);
+        self.due.store(look.now().plus(SAVE_EVERY).0, Relaxed);
         let (offset, anchored) = (look.word.offset(), look.word.has(ANCHORED)); // without what stands in records
+        if anchored {
+            self.teach(offset); // while time is certain, it can be seen at any moment, and may have been set since
+        }
         let mark = Mark {
             offset,
-            // While time is certain, how far off the wall clock is can be seen at any moment: it may have been set since.
-            wall_offset: match anchored {
-                true => now.0.saturating_sub(self.wall()),
-                false => self.wall_offset.load(Acquire),
-            },
+            wall_offset: self.wall_offset.load(Acquire),
             anchored,
             untrusted: look.word.has(BEHIND_MARK),
             contacts: self.contacts.load(Relaxed),

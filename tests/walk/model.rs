@@ -28,7 +28,7 @@ pub const CAPABILITIES: [&str; 9] = [
 
 /// The policy that the session has.
 pub const POLICY: &str = r#"
-grants_max_age = "24h"
+grants_max_age = "2h"
 
 [capabilities."jobs.view"]
 max_offline = "7d"
@@ -167,7 +167,7 @@ impl World {
             .known
             .until
             .is_none_or(|end| self.trusted && (self.now <= end || (online && self.fresh && self.renewed > end)));
-        let granted = within(self.now - self.known.at.min(self.now), 24 * HOUR);
+        let granted = within(self.now - self.known.at.min(self.now), 2 * HOUR);
         match capability {
             "jobs.view" => not_over && within(self.offline_for, 7 * DAY),
             "notes.create" => signed_in && not_over && within(self.offline_for, 48 * HOUR) && stepped_up(12 * HOUR),

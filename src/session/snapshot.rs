@@ -66,6 +66,15 @@ impl StepUps {
         self.0.push(SteppedUp { at, until });
     }
 
+    /// Corrects when they were made; each counts as long as it was to.
+    fn correct(&mut self, corrected: impl Fn(Stamp) -> Stamp) {
+        for done in &mut self.0 {
+            let valid_for = done.until.since(done.at);
+            done.at = corrected(done.at);
+            done.until = done.at.plus(valid_for);
+        }
+    }
+
     /// When the last one was made that still counts.
     pub(crate) fn last(&self, now: Stamp) -> Option<Stamp> {
         self.0.iter().rev().find(|done| now <= done.until).map(|done| done.at)
@@ -149,6 +158,7 @@ impl Snapshot {
         for moment in [&mut self.last_online_auth_at, &mut self.auth_time, &mut self.grants_at].into_iter().flatten() {
             *moment = corrected(*moment);
         }
+        self.step_ups.correct(corrected);
     }
 
     pub(crate) fn token_id(&self) -> Option<TokenId> {

@@ -84,7 +84,7 @@ impl Inner {
 
     /// The application has asked by itself: whoever waits for a prompt goes on.
     pub(crate) fn step_up(&self, valid_for: Duration) {
-        let at = self.now();
+        let at = self.config.time.stamp(Duration::ZERO);
         // A prompt that does so itself has still to answer.
         let is_prompt = self.is_within(Work::Prompt);
         let waiting = self.edit(|edit| {
@@ -172,7 +172,7 @@ async fn ask(dialog: Dialog, closed: oneshot::Receiver<Infallible>) {
     };
     dialog.ended = Some(match answer {
         Ok(Duration::ZERO) => refused(&inner, "the step-up prompt's answer counts for no time".into()),
-        Ok(valid_for) => Ended::SteppedUp { at: inner.now(), valid_for },
+        Ok(valid_for) => Ended::SteppedUp { at: inner.config.time.stamp(Duration::ZERO), valid_for },
         Err(error) => refused(&inner, error),
     });
 }

@@ -217,3 +217,39 @@ fn case_08_a_runtime_that_ends_while_the_user_is_asked_leaves_nobody_waiting() {
     });
     assert_eq!(told(&rig), (1, 1, 0));
 }
+
+// ===== the clock =====
+
+/// The clock was wrong when the user stepped up, and a server has told the time since.
+#[tokio::test(start_paused = true)]
+async fn p15_a_step_up_by_a_wrong_clock_opens_nothing_later_and_counts_as_long_as_it_was_to() {
+    for (ahead, prompted) in [(true, false), (true, true), (false, false), (false, true)] {
+        let pin = Pin::default();
+        let rig = rig(&pin).await;
+        let wall = if ahead { start() + HOUR } else { start() };
+        rig.clock.set_wall(wall);
+        rig.session.refresh().await.unwrap();
+        match prompted {
+            true => {
+                let request = waits(&rig, "notes");
+                pin.settle().await;
+                pin.answer(Ok(2 * HOUR));
+                request.await.unwrap();
+            }
+            false => rig.session.step_up(2 * HOUR),
+        }
+        assert!(rig.session.authorize("approve").is_ok());
+        let right = if ahead { start() } else { start() + HOUR };
+        rig.issuer.books().date = Some(right);
+        rig.session.refresh().await.unwrap();
+        let mut open = Vec::new();
+        for minute in 0..=130 {
+            if rig.session.authorize("approve").is_ok() {
+                open.push(minute);
+            }
+            assert_eq!(rig.session.authorize("notes").is_ok(), minute <= 120, "{ahead} {minute}");
+            rig.clock.advance(MINUTE);
+        }
+        assert_eq!(open, [0, 1, 2, 3, 4, 5], "{ahead} {prompted}");
+    }
+}

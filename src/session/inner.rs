@@ -14,6 +14,7 @@ use crate::{
     clock::Stamp,
     error::{AuthError, ErrorKind},
     event::AuthEvent,
+    offline,
     state::{self, AuthState, Input, SignedOutCause},
 };
 use arc_swap::ArcSwap;
@@ -194,19 +195,21 @@ impl Edit<'_> {
         if next.epoch < old.epoch {
             return false;
         }
-        let newer = (next.epoch, next.generation) > (old.epoch, old.generation);
-        match next.epoch == old.epoch {
-            true => next.step_ups = old.step_ups.clone(),
-            false => {
-                self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch);
-                self.overtaken = self.desk.prompt.take_if(|prompt| prompt.epoch < next.epoch);
-                self.desk.refusal = None;
-            }
-        }
         next.state = match input.into() {
             Some(input) => state::next(&old.state, input),
             None => old.state.clone(),
         };
+        let newer = (next.epoch, next.generation) > (old.epoch, old.generation);
+        // A record that is gone ends a session without a new epoch.
+        let is_over = offline::standing(&next.state).is_some();
+        match next.epoch == old.epoch && !is_over {
+            true => next.step_ups = old.step_ups.clone(),
+            false => {
+                self.ended = self.desk.flight.take_if(|flight| flight.epoch < next.epoch);
+                self.overtaken = self.desk.prompt.take_if(|prompt| prompt.epoch < next.epoch || is_over);
+                self.desk.refusal = None;
+            }
+        }
         if !newer && next.quiet_until.is_none() {
             next.quiet_until = old.quiet_until;
         }

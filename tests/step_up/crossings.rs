@@ -253,3 +253,27 @@ async fn p15_a_step_up_by_a_wrong_clock_opens_nothing_later_and_counts_as_long_a
         assert_eq!(open, [0, 1, 2, 3, 4, 5], "{ahead} {prompted}");
     }
 }
+
+/// The record was removed, and nobody was told: the session is over without a new epoch.
+#[tokio::test(start_paused = true)]
+async fn case_34_a_session_whose_record_is_gone_closes_the_dialog_and_its_step_ups_are_over() {
+    use tower_reauth::{AuthState, SessionStore as _};
+    let pin = Pin::default();
+    let rig = rig(&pin).await;
+    rig.session.step_up(HOUR);
+    let request = waits(&rig, "never");
+    pin.settle().await;
+    assert_eq!(pin.open(), 1);
+    let key = rig.store.accounts().await.unwrap().pop().unwrap();
+    let stored = rig.store.load(&key).await.unwrap().unwrap();
+    let mut lease = rig.store.lease(&key, SEC).await.unwrap();
+    rig.store.remove(&mut lease, Some(stored.version())).await.unwrap();
+    drop(lease);
+    rig.session.refresh().await.unwrap_err();
+    assert!(matches!(rig.session.state(), AuthState::SignedOut(_)));
+    pin.settle().await;
+    assert_eq!(pin.open(), 0);
+    assert_denied(request.await, DenyReason::SignedOut);
+    assert_eq!((told(&rig), rig.seen.len()), ((1, 1, 0), 0));
+    assert!(rig.session.with_gate_context("notes", |cx| cx.since_step_up().is_none()));
+}

@@ -73,12 +73,13 @@ impl StepUp for Pin {
     }
 }
 
-/// A step-up within 12 hours; for `approve` within 5 minutes; for `read` none.
+/// A step-up within 12 hours; for `approve` within 5 minutes; for `read` none; for `never` no step-up is enough.
 pub fn unlocked() -> impl OfflineGate {
     gate_fn(|cx| {
         let limit = match cx.capability().as_str() {
             "read" => return Ok(()),
             "approve" => 5 * MINUTE,
+            "never" => return Err(cx.deny(DenyReason::StepUpRequired)),
             _ => 12 * HOUR,
         };
         match cx.since_step_up() {

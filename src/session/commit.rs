@@ -71,6 +71,9 @@ impl Inner {
                         Settle::Save { doubt: true } => record.doubt = record.doubt.max(Doubt::Inherited),
                         Settle::Save { doubt: false } => {}
                     }
+                    if let Some(theirs) = view.live() {
+                        record.keep_grants_of(theirs);
+                    }
                     found.map(|found| found.version)
                 }
             };

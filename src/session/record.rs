@@ -261,6 +261,20 @@ impl Record {
         self.grants_explicit = true;
     }
 
+    /// Grants that were set in `theirs` since this one was read, narrowed by the scope of this one's tokens.
+    pub(crate) fn keep_grants_of(&mut self, theirs: &Self) {
+        let newer = theirs.grants_explicit && (!self.grants_explicit || theirs.grants_at > self.grants_at);
+        if newer && theirs.epoch == self.epoch {
+            self.roles = theirs.roles.clone();
+            self.scopes = theirs.scopes.clone();
+            self.offline_grace_until = theirs.offline_grace_until;
+            self.grants_at = theirs.grants_at;
+            self.grants_explicit = true;
+            let scope = std::mem::replace(&mut self.scope, theirs.scope.clone());
+            self.set_scope(scope);
+        }
+    }
+
     /// The scope of a new token set. An absent one keeps the old; a narrower one narrows the grants, a wider one never
     /// widens them.
     pub(crate) fn set_scope(&mut self, scope: Option<String>) {

@@ -2,13 +2,18 @@
 #![cfg(feature = "test-util")]
 #![allow(missing_docs)]
 
+#[path = "support/flaky.rs"]
+mod flaky;
 #[path = "support/kit.rs"]
 mod kit;
 #[path = "support/pin.rs"]
 mod pin;
 #[path = "support/rig.rs"]
 mod rig;
+#[path = "support/world.rs"]
+mod world;
 
+use flaky::{Call, Fault, Flaky};
 use http::StatusCode;
 use kit::*;
 use pin::{HOUR, MINUTE};
@@ -26,6 +31,7 @@ use tower_reauth::{
     AuthError, AuthEvent, AuthState, Capability, DenyReason, ErrorKind, Grants, OfflineGate, ReauthCause, RefreshError,
     Remedy, Session, SignIn, SignOut, Tokens, gate_fn,
 };
+use world::World;
 
 /// What a gate saw last: scopes and roles of these names, and their age.
 #[derive(Clone, Default)]
@@ -323,4 +329,89 @@ async fn set_grants_is_told_how_the_session_stands() {
     rig.session.refresh().await.unwrap_err();
     assert_eq!(rig.session.state(), AuthState::ReauthRequired(ReauthCause::Revoked));
     assert_eq!(rig.session.set_grants(grants()).await.unwrap_err().kind(), ErrorKind::ReauthRequired);
+}
+
+/// A grants call that waits for its turn speaks of whoever was signed in then.
+#[tokio::test(start_paused = true)]
+async fn case_33_what_was_set_before_a_sign_in_does_not_count_for_it() {
+    let world = World::new(Flaky::new());
+    let seen = Seen::default();
+    let session = world.builder().gate(seen.gate()).open("alice").await.unwrap();
+    session.sign_in(world.issuer.sign_in().with_scope("jobs notes")).await.unwrap();
+    let lease = world.store.pause(Call::Lease, 0);
+    let sets = {
+        let session = session.clone();
+        tokio::spawn(async move { session.set_grants(grants().scope("admin")).await })
+    };
+    lease.reached().await;
+    session.sign_in(world.issuer.sign_in().with_scope("notes")).await.unwrap();
+    lease.go_on();
+    assert_eq!(sets.await.unwrap().unwrap_err().kind(), ErrorKind::SignedOut);
+    assert_eq!((seen.of(&session).0.as_str(), world.store.field("scopes")), ("notes", serde_json::json!(["notes"])));
+}
+
+/// While a refresh has lost its lease, another process sets them: they are narrowed by the new token's scope, and kept.
+#[tokio::test(start_paused = true)]
+async fn case_33_what_was_set_while_a_refresh_had_lost_its_lease_is_kept() {
+    for (set_before, unsaved) in [(false, false), (true, false), (true, true)] {
+        let world = World::new(Flaky::leased());
+        let seen = Seen::default();
+        let session = world.builder().gate(seen.gate()).open("alice").await.unwrap();
+        session.sign_in(world.issuer.sign_in().with_scope("jobs notes admin")).await.unwrap();
+        if set_before {
+            session.set_grants(grants().scope("admin")).await.unwrap();
+        }
+        let there = world.open().await;
+        world::pass(SEC).await;
+        world.issuer.script(Script::Answer(world::tokens(1).with_scope("jobs admin")));
+        let save = world.store.pause(Call::Save, 1);
+        let refresh = {
+            let session = session.clone();
+            tokio::spawn(async move { session.refresh().await })
+        };
+        save.reached().await;
+        world.store.lose_leases();
+        there.set_grants(Grants::new().scope("jobs").scope("notes").role("on-shift")).await.unwrap();
+        if unsaved {
+            world.store.always(Call::Lease, Fault::Fail(tower_reauth::StoreErrorKind::Unavailable));
+        }
+        save.go_on();
+        refresh.await.unwrap().unwrap();
+        if unsaved {
+            assert_eq!(world::state(&session), "active, unsaved");
+            world.store.heal();
+            world::pass(30 * SEC).await;
+        }
+        let stored = (world.store.field("scopes"), world.store.field("roles"), world.refresh_token());
+        assert_eq!(stored, (serde_json::json!(["jobs"]), serde_json::json!(["on-shift"]), "r1.1".into()));
+        if unsaved {
+            world.issuer.script(Script::Answer(world::tokens(2)));
+            session.refresh().await.unwrap(); // as any other process learns of it
+        }
+        assert_eq!(seen.of(&session).0, "jobs on-shift", "{set_before} {unsaved}");
+    }
+}
+
+/// What the token endpoint says beside the tokens cannot be set from within: the exchange holds the lease.
+#[tokio::test(start_paused = true)]
+async fn p11_set_grants_within_the_exchange_is_a_typed_error_at_once() {
+    let cell = Arc::new(std::sync::OnceLock::<Session>::new());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let refresher = {
+        let (cell, told) = (cell.clone(), told.clone());
+        tower_reauth::refresh_fn(move |_| {
+            let (cell, told) = (cell.clone(), told.clone());
+            async move {
+                let asked = tokio::time::Instant::now();
+                let outcome = cell.get().unwrap().set_grants(grants()).await;
+                told.lock().unwrap().push((outcome.map_err(|error| error.kind()), asked.elapsed()));
+                Ok(world::tokens(1))
+            }
+        })
+    };
+    let session = Session::builder(refresher).open("alice").await.unwrap();
+    let _ = cell.set(session.clone());
+    session.sign_in(world::tokens(0)).await.unwrap();
+    session.refresh().await.unwrap();
+    assert_eq!(told.lock().unwrap()[..], [(Err(ErrorKind::Reentrant), Duration::ZERO)]);
 }

@@ -1,19 +1,16 @@
 //! What the user may do, as the application learned it from a server.
 
 use super::{desk::Outcome, inner::Inner, record::Standing};
-use crate::{
-    error::{AuthError, ErrorKind},
-    store::StoreErrorKind,
-    token::Grants,
-};
+use crate::{store::StoreErrorKind, token::Grants};
 use std::{sync::Arc, time::Duration};
 
 const LEASE_WAIT: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 4;
 
 impl Inner {
-    /// Durable, under the lease; somebody else's change to the record in between is kept.
-    pub(crate) async fn save_grants(self: Arc<Self>, grants: Grants) -> Outcome {
+    /// Durable, under the lease; somebody else's change to the record in between is kept. `epoch`: whose grants they are; a
+    /// later sign-in begins with its own.
+    pub(crate) async fn save_grants(self: Arc<Self>, grants: Grants, epoch: u64) -> Outcome {
         if self.snapshot().is_dead() {
             return Err(self.snapshot().why_no_token());
         }
@@ -23,7 +20,6 @@ impl Inner {
         };
         for _ in 0..ROUNDS {
             let (found, mark) = (self.vault.load().await?, self.vault.mark().await?);
-            let epoch = self.snapshot().epoch;
             let version = found.as_ref().map(|found| found.version.clone());
             let mut record = match found.filter(|found| found.record.epoch >= mark) {
                 Some(found) => *found.record,
@@ -31,7 +27,7 @@ impl Inner {
                 None if self.config.self_starting && mark <= epoch => self.vault.blank(epoch, Standing::SignedIn),
                 None => break,
             };
-            if record.epoch != epoch || self.snapshot().is_dead() {
+            if record.epoch != epoch || self.snapshot().epoch != epoch || self.snapshot().is_dead() {
                 break;
             }
             record.set_grants(grants.clone(), self.config.time.stamp(Duration::ZERO));
@@ -44,6 +40,6 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(AuthError::new(ErrorKind::SignedOut, "the stored session is another one by now"))
+        Err(self.ended())
     }
 }

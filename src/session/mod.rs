@@ -179,9 +179,14 @@ impl Session {
     ///
     /// # Errors
     /// `SignedOut` and the like if nobody is signed in, `Store` if it could not be saved, also since a refresh held the
-    /// lease for more than 10 s: nothing has changed then.
+    /// lease for more than 10 s: nothing has changed then. `Reentrant` within the session's own exchange, which holds the
+    /// lease.
     pub async fn set_grants(&self, grants: Grants) -> Result<(), AuthError> {
-        self.detached(self.0.clone().save_grants(grants)).await
+        if self.0.is_within_own_flight() {
+            return Err(AuthError::new(ErrorKind::Reentrant, "a refresh waits for the lease that it holds itself"));
+        }
+        let epoch = self.0.snapshot().epoch;
+        self.detached(self.0.clone().save_grants(grants, epoch)).await
     }
 
     /// Locks the account, as the application or a resource server says: all tokens are dropped, everywhere. It ends with

@@ -114,7 +114,8 @@ impl<'a> GateContext<'a> {
         self.facts.since_auth
     }
 
-    /// Since the last step-up that still counts.
+    /// Since the last step-up that still counts; `None`: there is none, or the clock cannot be trusted (then another one would
+    /// not help).
     pub fn since_step_up(&self) -> Option<Duration> {
         self.facts.since_step_up
     }

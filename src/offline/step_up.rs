@@ -16,12 +16,14 @@ use std::{pin::Pin, time::Duration};
 ///
 /// # Cancellation
 /// A prompt runs in a task of its own: requests that leave do not close it. Its future is dropped when nobody has answered
-/// within two minutes (which is a refusal), when the session ends or somebody signs in, and when the application calls
-/// [`Session::step_up`](crate::Session::step_up) meanwhile. So a dialog should close when its future is dropped.
+/// within two minutes (which is a refusal), when the session ends or somebody else signs in, and when the application calls
+/// [`Session::step_up`](crate::Session::step_up) meanwhile. So a dialog should close when its future is dropped; the next one
+/// is shown after that.
 ///
 /// # From within
-/// Requests of the prompt itself through the same session never wait for it: they get the denial. That is seen by the task
-/// that they are made in; one that the prompt starts is another.
+/// Requests of the prompt itself through the same session never wait for it: they get the denial. If it signs the user in
+/// anew, it stays open, and its answer counts for the new session. Both are seen by the task that they are made in; one that
+/// the prompt starts is another.
 ///
 /// ```
 /// use std::time::Duration;

@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) owner: String,
     pub(crate) states: watch::Sender<AuthState>,
     pub(crate) jobs: Jobs,
+    /// Whoever holds it shows a prompt.
+    pub(crate) screen: tokio::sync::Mutex<()>,
     snapshot: ArcSwap<Snapshot>,
     desk: Mutex<Desk>,
 }
@@ -47,6 +49,7 @@ impl Inner {
             owner,
             states: watch::Sender::new(snapshot.state.clone()),
             jobs: Jobs::default(),
+            screen: tokio::sync::Mutex::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             desk: Mutex::default(),
         }

@@ -50,7 +50,7 @@ use crate::{
     state::{AuthState, LockCause},
     token::{AccessToken, Grants, SignIn},
 };
-use desk::{Departure, Outcome};
+use desk::{Departure, Outcome, Work};
 use flight::Want;
 use inner::Inner;
 use std::{fmt, sync::Arc, time::Duration};
@@ -104,8 +104,13 @@ impl Session {
     /// # Errors
     /// `InvalidToken`, `Misconfigured` (another subject, another token type): nothing has changed then.
     pub async fn sign_in(&self, sign_in: impl Into<SignIn>) -> Result<(), AuthError> {
-        let departures = self.0.edit(|edit| edit.desk.departures);
-        self.detached(self.0.clone().sign_in(sign_in.into(), departures)).await
+        // A prompt that signs the user in anew has still to answer.
+        let is_prompt = self.0.is_within(Work::Prompt);
+        let (departures, prompt) = self.0.edit(|edit| {
+            let own = edit.desk.prompt.as_ref().filter(|_| is_prompt).map(|prompt| prompt.number);
+            (edit.desk.departures, own)
+        });
+        self.detached(self.0.clone().sign_in(sign_in.into(), departures, prompt)).await
     }
 
     /// Signs out: at once, offline too, and in every process that shares the store. The refresh token is revoked in the

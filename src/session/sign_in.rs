@@ -27,8 +27,9 @@ const ROUNDS: usize = 4;
 
 impl Inner {
     /// Publishes the tokens of a sign-in. What is wrong with them is said before anything changes.
-    /// `departures`: how many sign-outs and locks there were when it was called; one since then wins.
-    pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64) -> Outcome {
+    /// `departures`: how many sign-outs and locks there were when it was called; one since then wins. `prompt`: the one
+    /// that signs in; it stays open, and its answer counts for the new epoch.
+    pub(crate) async fn sign_in(self: Arc<Self>, sign_in: SignIn, departures: u64, prompt: Option<u64>) -> Outcome {
         let (mut record, access) = self.new_record(sign_in)?;
         let kept = self.keep_news();
         let mut lease = None;
@@ -51,6 +52,9 @@ impl Inner {
                 return Err(edit.desk.departed.unwrap_or(Departure::SignOut(SignOut::Soft)));
             }
             let snapshot = self.snapshot_of(&record, AuthState::SignedOut(SignedOutCause::Never), Some(access));
+            if let Some(own) = edit.desk.prompt.as_mut().filter(|open| Some(open.number) == prompt) {
+                own.epoch = record.epoch;
+            }
             if !edit.publish(snapshot, Input::SignedIn { unsaved }) {
                 return Ok(None);
             }

@@ -157,6 +157,8 @@ async fn ask(dialog: Dialog, closed: oneshot::Receiver<Infallible>) {
     let inner = dialog.inner.clone();
     let capability = dialog.capability.clone();
     let prompt = async {
+        // One that was closed may have to be taken off the screen yet.
+        let _shown = inner.screen.lock().await;
         match &inner.config.step_up {
             Some(step_up) => step_up.prompt(capability).await,
             None => Err("there is no prompt".into()),

@@ -122,3 +122,111 @@ async fn case_34_a_prompt_that_steps_up_by_itself_is_not_cut_off() {
         assert_eq!(curious.told.lock().unwrap().len(), 2, "it went on to its end");
     }
 }
+
+/// A prompt that has the user sign in anew, as for a server that asks for it (RFC 9470).
+#[derive(Clone, Default)]
+struct Again {
+    session: Arc<OnceLock<Session>>,
+    issuer: Arc<OnceLock<Issuer>>,
+    /// How often it was shown, and how often it came to its end.
+    shown: Arc<Mutex<(u32, u32)>>,
+    first_in_another_task: bool,
+}
+
+impl StepUp for Again {
+    async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
+        let (session, tokens) = (self.session.get().unwrap().clone(), self.issuer.get().unwrap().sign_in());
+        self.shown.lock().unwrap().0 += 1;
+        let first = self.shown.lock().unwrap().0 == 1;
+        match self.first_in_another_task && first {
+            true => tokio::spawn(async move { session.sign_in(tokens).await }).await??,
+            false => session.sign_in(tokens).await?,
+        }
+        tokio::time::sleep(SEC).await;
+        self.shown.lock().unwrap().1 += 1;
+        Ok(HOUR)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_34_a_prompt_that_signs_the_user_in_anew_stays_open_and_its_answer_counts() {
+    for (first_in_another_task, shown) in [(false, (1, 1)), (true, (2, 1))] {
+        let again = Again { first_in_another_task, ..Again::default() };
+        let rig = Rig::with(|builder| builder.gate(unlocked()).step_up(again.clone())).await;
+        let _ = again.session.set(rig.session.clone());
+        let _ = again.issuer.set(rig.issuer.clone());
+        let both = futures_util::future::join(rig.send(wanting("notes")), rig.send(wanting("approve"))).await;
+        assert_eq!((both.0.unwrap(), both.1.unwrap()), (StatusCode::OK, StatusCode::OK));
+        assert_eq!((*again.shown.lock().unwrap(), told(&rig)), (shown, (0, 1, 0)));
+        assert_eq!(rig.send(wanting("notes")).await.unwrap(), StatusCode::OK);
+    }
+}
+
+/// A sign-out that comes while the prompt signs in wins, and closes it (P13).
+#[tokio::test(start_paused = true)]
+async fn p13_a_sign_out_wins_over_the_sign_in_of_the_prompt_that_it_closes() {
+    let again = Again::default();
+    let rig = Rig::with(|builder| builder.gate(unlocked()).step_up(again.clone())).await;
+    let _ = again.session.set(rig.session.clone());
+    let _ = again.issuer.set(rig.issuer.clone());
+    let request = waits(&rig, "notes");
+    while again.shown.lock().unwrap().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    rig.session.sign_out(tower_reauth::SignOut::Soft).await.unwrap();
+    tokio::time::sleep(10 * SEC).await;
+    assert!(request.is_woken());
+    let reason = request.await.unwrap_err().denial().expect("a denial").reason();
+    assert_eq!((reason, *again.shown.lock().unwrap()), (DenyReason::SignedOut, (1, 0)));
+}
+
+/// Takes long to close.
+#[derive(Clone, Default)]
+struct Slow {
+    open: Arc<Mutex<Vec<&'static str>>>,
+}
+
+struct Closes(Slow);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        std::thread::sleep(100 * MILLI);
+        self.0.open.lock().unwrap().push("closed");
+    }
+}
+
+impl StepUp for Slow {
+    async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
+        let first = self.open.lock().unwrap().is_empty();
+        self.open.lock().unwrap().push("shown");
+        let _closes = Closes(self.clone());
+        if first {
+            std::future::pending::<()>().await;
+        }
+        Ok(HOUR)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn case_34_the_next_dialog_is_shown_once_the_one_before_it_is_closed() {
+    for signs_in in [false, true] {
+        let slow = Slow::default();
+        let rig = Arc::new(Rig::with(|builder| builder.gate(unlocked()).step_up(slow.clone())).await);
+        let waiting = {
+            let rig = rig.clone();
+            tokio::spawn(async move { rig.send(wanting("notes")).await })
+        };
+        while slow.open.lock().unwrap().is_empty() {
+            tokio::time::sleep(MILLI).await;
+        }
+        match signs_in {
+            true => rig.session.sign_in(rig.issuer.sign_in()).await.unwrap(),
+            false => {
+                rig.session.step_up(HOUR);
+                assert_refused(rig.send(wanting("never")).await, "never");
+            }
+        }
+        assert_eq!(waiting.await.unwrap().unwrap(), StatusCode::OK);
+        assert_eq!(slow.open.lock().unwrap()[..], ["shown", "closed", "shown", "closed"]);
+    }
+}

@@ -5,6 +5,8 @@
 //! read any more. Until then it is the greatest that the wall clock has ever said, from the mark on: it goes on with the
 //! monotonic clock also while the wall clock is behind.
 
+mod keeping;
+
 use super::{
     Clock, SLACK,
     mark::{Kept, Mark},
@@ -27,9 +29,6 @@ use std::{
 const NOISE: Duration = Duration::from_secs(2);
 /// A resource server's `Date` that took longer to arrive says little about now.
 const STALE: Duration = Duration::from_secs(10);
-/// How much trusted time a process that is killed forgets at most.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
-
 /// An offset, and in the lowest bits what is known about it: both change in one step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Word(i64);
@@ -135,13 +134,6 @@ impl Correction {
     pub(crate) fn is_none(&self) -> bool {
         self.now.since(self.before).max(self.before.since(self.now)) < NOISE
     }
-}
-
-/// The mark at one moment, to be saved off the async threads.
-pub(crate) struct Saving {
-    mark: Mark,
-    /// It holds what a server has just told.
-    news: bool,
 }
 
 impl Timekeeper {
@@ -367,121 +359,6 @@ impl Timekeeper {
         self.word.store(word.0, Release);
         self.contacts.fetch_add(1, Relaxed);
         self.news.store(true, Release);
-    }
-
-    // ===== the mark =====
-
-    /// Whether the mark is to be saved now, for a process that may be killed. Whoever is told so saves it.
-    pub(crate) fn is_due(&self, now: Stamp) -> bool {
-        let due = self.due.load(Relaxed);
-        let every = micros(SAVE_EVERY);
-        // Time may have gone back since.
-        if now.0 < due && due.saturating_sub(now.0) <= every {
-            return false;
-        }
-        self.due.compare_exchange(due, now.0.saturating_add(every), Relaxed, Relaxed).is_ok()
-    }
-
-    /// A server has told something that is not in a mark yet.
-    pub(crate) fn has_news(&self) -> bool {
-        self.news.load(Acquire)
-    }
-
-    /// What there is to remember now.
-    pub(crate) fn saving(&self) -> Saving {
-        let _moves = self.moves();
-        let news = self.news.swap(false, AcqRel);
-        let look = self.look();
-        self.due.store(look.now().plus(SAVE_EVERY).0, Relaxed);
-        let (offset, anchored) = (look.word.offset(), look.word.has(ANCHORED)); // without what stands in records
-        if anchored {
-            self.teach(offset); // while time is certain, it can be seen at any moment, and may have been set since
-        }
-        let mark = Mark {
-            offset,
-            wall_offset: self.wall_offset.load(Acquire),
-            anchored,
-            untrusted: look.word.has(BEHIND_MARK),
-            contacts: self.contacts.load(Relaxed),
-            ..Mark::new(self.boot.clone(), Stamp(offset.saturating_add(look.mono)))
-        };
-        Saving { mark, news }
-    }
-
-    /// Saves it together with what others have kept meanwhile, and takes over what they know better. Blocks.
-    pub(crate) fn save(&self, saving: Saving) {
-        let Saving { mut mark, news } = saving;
-        let _saves = self.saves.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = match Mark::read(self.clock.load_mark().as_deref()) {
-            Kept::Newer => return,
-            Kept::Nothing => None,
-            Kept::Mark(kept) => Some(kept),
-        };
-        if let Some(kept) = &kept {
-            match news {
-                // Whatever they count: nobody has asked a server since.
-                true => {
-                    mark.contacts = mark.contacts.max(kept.contacts.saturating_add(1));
-                    self.contacts.fetch_max(mark.contacts, Relaxed);
-                }
-                false => self.absorb(kept),
-            }
-            mark = mark.merged(kept);
-        }
-        if kept.as_ref() != Some(&mark)
-            && let Some(bytes) = mark.write()
-        {
-            self.clock.save_mark(&bytes);
-        }
-    }
-
-    /// What another process of this machine has kept.
-    fn absorb(&self, kept: &Mark) {
-        let mine = self.contacts.load(Relaxed);
-        if kept.contacts > mine {
-            return self.take(kept);
-        }
-        if kept.contacts == mine {
-            let _moves = self.moves();
-            let mut word = self.look().word;
-            let (floor, flags) = self.floor(kept);
-            let flags = if word.has(ANCHORED) { 0 } else { flags & !ANCHORED };
-            if flags == 0 && word.is_trusted() {
-                self.wall_offset.fetch_max(kept.wall_offset, AcqRel); // the other one has seen that the clock is slow
-            }
-            loop {
-                let raised = Word::new(word.offset().max(floor), word.flags() | flags);
-                match self.word.compare_exchange(word.0, raised.0, AcqRel, Acquire) {
-                    Ok(_) => break,
-                    Err(now) => word = Word(now),
-                }
-            }
-        }
-    }
-
-    /// Goes on from a mark of a process that knows more.
-    fn take(&self, mark: &Mark) {
-        let _moves = self.moves();
-        self.contacts.fetch_max(mark.contacts, Relaxed);
-        let (offset, flags) = self.floor(mark);
-        if self.word().has(ANCHORED) && flags & ANCHORED == 0 {
-            return; // what a server told this process is worth more than a mark of who knows which start of the machine
-        }
-        self.wall_offset.store(mark.wall_offset, Release);
-        self.seen.store(i64::MIN, Release);
-        self.word.store(Word::new(offset, flags).0, Release);
-    }
-
-    /// The least that the offset can be by this mark, and what is known about it.
-    fn floor(&self, mark: &Mark) -> (i64, i64) {
-        let mono = self.mono();
-        let at_mark = mark.mark.0.saturating_sub(mono);
-        let untrusted = if mark.untrusted { BEHIND_MARK } else { 0 };
-        match mark.is_of(self.boot.as_deref(), mono) {
-            true if mark.anchored => (mark.offset.max(at_mark), ANCHORED),
-            true => (mark.offset.max(at_mark), untrusted),
-            false => (at_mark, untrusted),
-        }
     }
 }
 

@@ -448,7 +448,7 @@ type Interruption = Box<dyn FnOnce(&ManualClock) + Send>;
 
 impl Clock for Interrupted {
     fn now(&self) -> SystemTime {
-        let interruption = self.1.lock().unwrap().take();
+        let interruption = self.1.lock().expect("nobody has panicked").take();
         if let Some(interruption) = interruption {
             interruption(&self.0);
         }

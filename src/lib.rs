@@ -42,6 +42,7 @@
 //! | the token endpoint is out of reach | [`ErrorKind::Unavailable`] once the token is spent | `OfflineStale`; quiet for a while, then once more |
 //! | `invalid_grant` | [`ErrorKind::ReauthRequired`] once the token is spent | `ReauthRequired`; a token that still runs stays in use |
 //! | the gate says no | [`ErrorKind::Denied`] with a reason and a remedy | an [`AuthEvent`] |
+//! | the gate wants an unlock, and there is a [`StepUp`] | the answer, after one prompt for all who wait | remembers it for as long as it counts |
 //! | a request to another origin | the answer | nothing: no token leaves |
 //! | an allowed host over plain http | [`ErrorKind::InsecureOrigin`] | nothing |
 //!

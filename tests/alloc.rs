@@ -19,8 +19,8 @@ use std::{
 use tower::{Layer, Service, retry::Policy, retry::Retry, service_fn};
 use tower_http::auth::AddAuthorization;
 use tower_reauth::{
-    AuthLayer, Capability, Denial, DenyReason, GateContext, Grants, NeverReplay, OfflineGate, OfflinePolicy, Origins,
-    Rule, Sensitivity, Session, SessionBuilder, Situation, SystemClock, Tokens, gate_fn, refresh_fn,
+    AuthLayer, BoxError, Capability, Denial, DenyReason, GateContext, Grants, NeverReplay, OfflineGate, OfflinePolicy,
+    Origins, Rule, Sensitivity, Session, SessionBuilder, Situation, StepUp, SystemClock, Tokens, gate_fn, refresh_fn,
 };
 
 type Body = Full<Bytes>;
@@ -120,6 +120,22 @@ async fn signed_in(session: SessionBuilder) -> Session {
     session
 }
 
+/// A prompt that nobody sees.
+struct Never;
+
+impl StepUp for Never {
+    async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
+        panic!("the gate has permitted")
+    }
+}
+
+async fn stepped_up(session: SessionBuilder) -> Session {
+    let session = signed_in(session).await;
+    session.step_up(Duration::from_secs(12 * 3600));
+    session.step_up(Duration::from_secs(60));
+    session
+}
+
 /// A gate that looks at all there is, and permits it.
 fn permit(cx: &GateContext<'_>) -> Result<(), Denial> {
     black_box((cx.capability(), cx.account(), cx.state(), cx.online(), cx.now(), cx.offline_for(), cx.since_auth()));
@@ -168,6 +184,7 @@ fn p17_nothing_is_allocated_while_the_token_is_fresh() {
             ("as it comes", signed_in(builder()).await),
             ("with the system's clock", signed_in(builder().clock(SystemClock::new())).await),
             ("with a gate", signed_in(builder().gate(gate_fn(permit))).await),
+            ("with a gate and a prompt", stepped_up(builder().gate(gate_fn(permit)).step_up(Never)).await),
             ("with a policy", signed_in(builder().gate(policy())).await),
         ]
     });

@@ -52,5 +52,6 @@ fn a_refresher_without_a_client_is_told_to_take_one() {
 
 #[test]
 fn bare_closures_are_told_of_their_wrappers() {
-    holds("bare_closures", &["is not a gate", "`gate_fn(|cx| …)`"]);
+    let step_up = ["is not a step-up prompt", "async fn prompt(&self, capability: Capability)"];
+    holds("bare_closures", &["is not a gate", "`gate_fn(|cx| …)`", step_up[0], step_up[1]]);
 }

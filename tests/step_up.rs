@@ -200,6 +200,27 @@ async fn case_34_each_step_up_has_its_own_end_and_the_newest_that_counts_is_seen
     }
 }
 
+/// The application is unlocked before a server has told the time, by a clock that is an hour off.
+#[tokio::test(start_paused = true)]
+async fn p15_a_step_up_by_a_wrong_clock_is_as_old_as_it_is_once_a_server_has_told_the_time() {
+    for fast in [false, true] {
+        let rig = rig(&Pin::default()).await;
+        rig.clock.set_wall(if fast { start() + HOUR } else { start() - MINUTE });
+        rig.session.step_up(10 * MINUTE);
+        rig.clock.advance(4 * MINUTE);
+        let date = if fast { start() + 4 * MINUTE } else { start() + HOUR + 4 * MINUTE };
+        rig.issuer.books().date = Some(date);
+        rig.session.refresh().await.unwrap();
+        assert!(rig.session.authorize("approve").is_ok(), "4 minutes are within 5: {fast}");
+        rig.clock.advance(MINUTE + SEC);
+        assert_eq!(rig.session.authorize("approve").unwrap_err().reason(), DenyReason::StepUpRequired);
+        rig.clock.advance(5 * MINUTE - SEC);
+        assert!(rig.session.authorize("notes").is_ok(), "its last moment: {fast}");
+        rig.clock.advance(SEC);
+        assert_eq!(rig.session.authorize("notes").unwrap_err().reason(), DenyReason::StepUpRequired);
+    }
+}
+
 // ===== refused =====
 
 #[tokio::test(start_paused = true)]

@@ -142,7 +142,7 @@ impl Snapshot {
     }
 
     /// Corrects what a wrong clock has said.
-    pub(crate) fn correct(&mut self, corrected: impl Fn(Stamp) -> Stamp) {
+    pub(crate) fn correct(&mut self, corrected: impl Fn(Stamp) -> Stamp + Copy) {
         if let Some(access) = &mut self.access {
             let before = access.sent_at;
             access.sent_at = corrected(before);

@@ -162,7 +162,8 @@ impl fmt::Display for DenyReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Reach the server once.
+    /// Reach the token endpoint once: [`Session::refresh`](crate::Session::refresh), or a request through the layer, which does so
+    /// by itself where there is network.
     Connect,
     /// Sign in.
     SignIn,

@@ -20,7 +20,7 @@ use std::{
 use tower::{ServiceExt, service_fn};
 use tower_reauth::{
     AuthEvent, AuthState, Capability, DenyReason, ErrorKind, FailureKind, Grants, OfflineGate, OfflinePolicy,
-    RefreshError, Remedy, Rule, Session, SessionBuilder, SignOut,
+    RefreshError, Remedy, Rule, Session, SessionBuilder, SignOut, gate_fn,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -177,6 +177,71 @@ async fn a_refused_grant_ends_what_needs_the_server() {
     assert!(matches!(rig.session.state(), AuthState::ReauthRequired(_)));
     assert!(rig.session.authorize("jobs.view").is_ok());
     assert_eq!(rig.session.authorize("notes.create").unwrap_err().reason(), DenyReason::ReauthRequired);
+}
+
+/// P15: who is online is locked out by no window: the denial that contact would lift is contact, once for all who wait.
+#[tokio::test(start_paused = true)]
+async fn p15_where_there_is_network_what_only_contact_would_lift_makes_contact() {
+    type Happens = fn(&Rig);
+    let cases: [(Rule, Option<Duration>, Happens); 4] = [
+        (Rule::new().max_offline(5 * MINUTE), Some(HOUR), |rig| rig.clock.advance(5 * MINUTE + SEC)),
+        // Of unknown expiry: fresh for the layer until a 401, which needs a request that is sent.
+        (Rule::new().max_offline(7 * DAY), None, |rig| rig.clock.advance(8 * DAY)),
+        (Rule::new().token_fresh(), None, |rig| rig.clock.advance(2 * HOUR)),
+        (Rule::new().max_offline(7 * DAY), None, |rig| {
+            rig.clock.reboot();
+            rig.clock.set_wall(start() - DAY);
+            rig.clock.advance(MINUTE);
+        }),
+    ];
+    for (rule, lifetime, happens) in cases {
+        for online in [Some(true), None] {
+            let radio = Radio::new();
+            radio.set(online);
+            let gate = OfflinePolicy::new().rule("write", rule.clone());
+            let rig = Rig::with(|builder| radio.attach(builder.gate(gate)).background_refresh(false)).await;
+            rig.issuer.books().lifetime = lifetime;
+            rig.session.sign_in(rig.issuer.sign_in()).await.unwrap();
+            happens(&rig);
+            let denied = rig.session.authorize("write").unwrap_err();
+            assert_eq!(denied.remedy(), Remedy::Connect, "{rule}");
+
+            // Without network it stays denied, and nobody is asked; nor again and again where it does not help.
+            radio.set(Some(false));
+            assert!(rig.send(post("/jobs", "x")).await.is_err());
+            assert_eq!((rig.issuer.exchanges(), rig.seen.len()), (0, 0), "{rule}");
+            radio.set(online);
+            rig.fail();
+            for _ in 0..3 {
+                let error = rig.send(post("/jobs", "x")).await.unwrap_err();
+                assert_eq!(error.denial().map(|denial| denial.reason()), Some(denied.reason()), "{rule}");
+            }
+            assert_eq!((rig.issuer.exchanges(), rig.seen.len()), (1, 0), "{rule}");
+
+            rig.clock.advance(2 * MINUTE);
+            let answers = futures_util::future::join_all((0..10).map(|_| rig.send(post("/jobs", "x")))).await;
+            assert!(
+                answers.iter().all(|answer| answer.as_ref().is_ok_and(|status| *status == StatusCode::OK)),
+                "{rule}: {answers:?}"
+            );
+            assert_eq!(rig.issuer.exchanges(), 2, "{rule}");
+        }
+    }
+}
+
+/// A gate that wants more than contact costs one exchange a minute, not one a request.
+#[tokio::test(start_paused = true)]
+async fn a_denial_that_contact_does_not_lift_asks_the_server_once_a_minute() {
+    let rig = Rig::with(|builder| builder.gate(gate_fn(|cx| Err(cx.deny(DenyReason::OnlineRequired))))).await;
+    rig.issuer.books().lifetime = Some(HOUR);
+    rig.session.sign_in(rig.issuer.sign_in()).await.unwrap();
+    for (seconds, exchanges) in [(0, 0), (59, 0), (1, 1), (59, 1), (1, 2)] {
+        rig.clock.advance(Duration::from_secs(seconds));
+        for _ in 0..3 {
+            assert_eq!(reason(&rig, "jobs.view").await, Err(DenyReason::OnlineRequired));
+        }
+        assert_eq!((rig.issuer.exchanges(), rig.seen.len()), (exchanges, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

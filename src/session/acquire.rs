@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::{SLACK, Stamp},
-    denial::{Capability, Denial, DenyReason},
+    denial::{Capability, Denial, DenyReason, Remedy},
     error::AuthError,
     event::AuthEvent,
     message::Target,
@@ -17,7 +17,10 @@ use crate::{
     state::AuthState,
 };
 use http::{HeaderValue, uri::Authority};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// A denial that contact would lift starts no exchange for a token that is younger: a gate may want more than contact.
+const CONTACT_EVERY: Duration = Duration::from_secs(60);
 
 /// What a request wants to do, and what it puts up with.
 #[derive(Clone, Debug)]
@@ -125,17 +128,22 @@ impl Session {
             // The path of nearly every request: no lock, no allocation.
             return match inner.check(&snapshot, &ask.capability, now) {
                 Ok(()) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
-                Err(denial) => self.turn_away(&snapshot, denial, trail),
+                Err(denial) => self.turn_away(&snapshot, denial, trail, now),
             };
         }
         drop(snapshot);
         self.step_slowly(ask, trail, now)
     }
 
-    /// The gate said no: the user is asked for a step-up if that would help, and nobody has asked for this request.
+    /// The gate said no: the server or the user is asked if that would help, and nobody has asked for this request.
     #[cold]
-    fn turn_away(&self, snapshot: &Snapshot, denial: Denial, trail: Trail<'_>) -> Step {
+    fn turn_away(&self, snapshot: &Snapshot, denial: Denial, trail: Trail<'_>, now: Stamp) -> Step {
         let inner = &self.0;
+        if denial.remedy() == Remedy::Connect
+            && let Some(landing) = self.contact(snapshot, trail, now)
+        {
+            return Step::Wait(landing);
+        }
         if denial.reason() != DenyReason::StepUpRequired {
             return Step::Refuse(inner.denied(denial));
         }
@@ -144,6 +152,16 @@ impl Session {
             Err(Some(why)) => Step::Refuse(inner.denied(denial).caused_by(why)),
             Err(None) => Step::Refuse(inner.denied(denial)),
         }
+    }
+
+    /// Online, and denied for want of contact, although the token is fresh: nothing else would start an exchange, and a
+    /// token of unknown expiry is fresh for ever where nothing is sent.
+    fn contact(&self, snapshot: &Snapshot, trail: Trail<'_>, now: Stamp) -> Option<Landing> {
+        let inner = &self.0;
+        let online = inner.config.reach.online(&inner.config.time) != Some(false);
+        let old = snapshot.fresh(now).is_some_and(|access| now >= access.sent_at.plus(CONTACT_EVERY));
+        let asks = online && old && !trail.last && trail.failed.is_none() && !snapshot.is_dead();
+        asks.then(|| inner.join(Want::InsteadOf(snapshot.token_id())).ok()).flatten()
     }
 
     #[cold]
@@ -188,7 +206,7 @@ impl Session {
             None => {}
         }
         if let Err(denial) = verdict {
-            return self.turn_away(&snapshot, denial, trail);
+            return self.turn_away(&snapshot, denial, trail, now);
         }
         match (fresh, &snapshot.access) {
             (Some(access), _) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),

@@ -9,7 +9,7 @@ const KEYS: &str = "`max_offline`, `online`, `token`, `token_fresh`, `fresh_with
 const TIER_KEYS: &str = "`max_offline`, `online`, `token`, `token_fresh`, `fresh_within`, `step_up_within`, \
     `read_only_after_expiry`, `scope`, `role` or `when_reauth_required`";
 const DURATION: &str = r#"expected a duration such as "7d", "48h", "5m", "30s" or "1h30m""#;
-const NAME: &str = "expected a name, without spaces around it";
+const NAME: &str = "expected a name, without spaces around it and without control characters";
 
 fn toml(text: &str) -> String {
     error(OfflinePolicy::from_toml(text), text)
@@ -307,11 +307,27 @@ fn what_is_not_even_toml_or_json_says_where() {
         let message = toml(text);
         assert!(message.starts_with(expected), "{message}");
     }
+    // Where the rest of a key that stands twice cannot be told at a glance, it is not guessed.
+    for (text, expected) in [
+        ("[[capabilities.a.any_of]] # see [1]\nonline = true\nonline = true", "line 3: `capabilities.a.any_of.online`"),
+        ("[capabilities.a]\nany_of = [{ online = true, online = true }]", "line 2: `online`"),
+        ("[capabilities.a]\nany_of = [\n  { online = true,\n  online = true }]", "line 4: `online`"),
+        ("[capabilities]\na.online = true\na.online = true", "line 3: `capabilities.a.online`"),
+        ("online = 1\nonline = 1", "line 2: `online`"),
+    ] {
+        assert_eq!(toml(text), format!("{expected} stands here for the second time"));
+    }
+    let twice = "{\"capabilities\": {\"a\": {\"any_of\": [{\n\"online\": true,\n\"online\": true}]}}}";
+    assert_eq!(json(twice), "line 3: `capabilities.a.any_of[0].online` stands here for the second time");
     // A capability with a dot needs quotes.
     let hint = "a capability with a dot in its name is written in quotes, as in [capabilities.\"jobs.view\"]";
     assert_eq!(
         toml("\n[capabilities.jobs.view]\nmax_offline = '7d'"),
         format!("line 2: `capabilities.jobs.view` is not a key of a rule: {hint}")
+    );
+    assert_eq!(
+        toml("[capabilities.session.token]\nmax_offline = '7d'"),
+        format!("line 1: `capabilities.session.token` takes no table: {hint}")
     );
     for (text, expected) in [
         ("", "line 1: nothing is there: expected { \"capabilities\": … }"),
@@ -330,6 +346,28 @@ fn what_is_not_even_toml_or_json_says_where() {
         ("[[[[[[[[]]]]]]]]", "line 1: `the policy` is nested deeper than anything in a policy"),
     ] {
         assert_eq!(json(text), expected, "{text}");
+    }
+}
+
+/// A name may not look like something else where it is shown: as a sentence of its own, or backwards.
+#[test]
+fn names_cannot_disguise_themselves() {
+    for name in
+        ["x is allowed always.\nadmin", "\u{1b}[2Jx", "a\0b", "a\u{7f}", "a\u{2028}b", "a\u{202e}b", "a\u{2066}b"]
+    {
+        let written = serde_json::to_string(name).unwrap();
+        assert_eq!(
+            json(&format!("{{\"capabilities\": {{{written}: {{}}}}}}")),
+            format!("line 1: `capabilities.{name:?}`: {NAME}")
+        );
+        for list in [written.clone(), format!("[\"lead\", {written}]")] {
+            let message = json(&format!("{{\"capabilities\": {{\"a\": {{\"role\": {list}}}}}}}"));
+            assert!(message.contains(&format!("{name:?}")) && message.ends_with(NAME), "{message}");
+        }
+    }
+    for name in ["jobs.view", "a b", "auftr\u{e4}ge", "\u{5d0}\u{5d1}", "\u{645}\u{6cc}\u{200c}\u{62e}", "e\u{301}"] {
+        let policy = OfflinePolicy::from_toml(&format!("[capabilities.'{name}']\nrole = '{name}'")).unwrap();
+        assert_eq!(policy, OfflinePolicy::new().rule(name.to_owned(), Rule::new().role(name)));
     }
 }
 

@@ -130,7 +130,10 @@ impl<'t> Source<'t> {
             }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(text).map_err(wrong)?;
-                let items = items.into_iter().map(|item| self.json(item, path, depth + 1));
+                let items = items.into_iter().enumerate().map(|(number, item)| match item.get().starts_with('{') {
+                    true => self.json(item, &format!("{path}[{number}]"), depth + 1),
+                    false => self.json(item, path, depth + 1),
+                });
                 Value::List(items.collect::<Result<_, _>>()?)
             }
             Some(b'"') => Value::Text(serde_json::from_str(text).map_err(wrong)?),
@@ -246,16 +249,18 @@ mod toml_tree {
         if error.message() != "duplicate key" {
             return Fault::new(span.start, format!("not TOML: {}", error.message()));
         }
-        // The parser tells the last part of the key only; the rest is in the header above, or in the same one.
-        let line = text.get(..span.start).unwrap_or_default().rfind('\n').map_or(0, |end| end + 1);
-        let header = |line: &str| Some(line.trim_start().strip_prefix('[')?.rsplit_once(']')?.0.to_owned());
-        let here = text.get(line..).unwrap_or_default().lines().next().unwrap_or_default();
-        let key = text.get(span.clone()).unwrap_or_default();
-        let path = header(here).or_else(|| {
-            let above = text.get(..line)?.lines().rev().find_map(header)?;
-            Some(format!("{above}.{key}"))
-        });
-        let path = path.unwrap_or_else(|| key.to_owned());
+        // The parser tells the last part of the key only; the rest stands before it and in the header above, or in the
+        // same one. Within braces it would have to be looked for: there the line and the key are enough.
+        let (before, key) = (text.get(..span.start).unwrap_or_default(), text.get(span.clone()).unwrap_or_default());
+        let header = |line: &str| Some(line.trim_start().strip_prefix('[')?.trim_start_matches('[').to_owned());
+        let mut lines = before.rsplit('\n');
+        let here = lines.next().unwrap_or_default();
+        let path = match (header(here), lines.find_map(header)) {
+            _ if before.matches('{').count() > before.matches('}').count() => key.to_owned(),
+            (Some(names), _) => names + key,
+            (None, Some(above)) => format!("{}.{}{key}", above.split(']').next().unwrap_or(&above), here.trim_start()),
+            (None, None) => here.trim_start().to_owned() + key,
+        };
         Fault::new(span.start, format!("`{}` stands here for the second time", cut(&path)))
     }
 }

@@ -171,6 +171,15 @@ impl Reader {
                 let what = format!("`{path}`: `{key}` belongs to a capability; the limits of a tier have none");
                 return Err(Fault::new(entry.at, what));
             }
+            // `[capabilities.jobs.view]` names a capability `jobs` with a key `view`, and no key takes a table.
+            key if self.toml && part == Part::Rule && matches!(entry.node.value, Value::Table(_)) => {
+                let why = if CLAUSE.contains(&key) { "takes no table" } else { "is not a key of a rule" };
+                let what = format!(
+                    "`{path}` {why}: a capability with a dot in its name is written in quotes, as in \
+                     [capabilities.\"jobs.view\"]"
+                );
+                return Err(Fault::new(entry.at, what));
+            }
             "max_offline" => rule.max_offline(duration(entry, path)?),
             "online" => flag(entry, path).map(|()| rule.online())?,
             "token" => one_of(entry, path, &[("fresh", ())]).map(|()| rule.token_fresh())?,
@@ -192,15 +201,7 @@ impl Reader {
                 return Err(Fault::new(entry.at, what));
             }
             key => {
-                let name = part.name();
-                // `[capabilities.jobs.view]` names a capability `jobs` with a key `view`.
-                let what = match (&entry.node.value, self.toml && part == Part::Rule) {
-                    (Value::Table(_), true) => format!(
-                        "`{path}` is not a key of a {name}: a capability with a dot in its name is written in quotes, as \
-                         in [capabilities.\"jobs.view\"]"
-                    ),
-                    _ => format!("`{path}` is not a key of a {name}: {}", unknown(key, &part.keys(), '`')),
-                };
+                let what = format!("`{path}` is not a key of a {}: {}", part.name(), unknown(key, &part.keys(), '`'));
                 return Err(Fault::new(entry.at, what));
             }
         })
@@ -222,7 +223,7 @@ const WHEN: [(&str, WhenReauthRequired); 6] = [
     ("AsOffline", WhenReauthRequired::AsOffline),
 ];
 
-const NAME: &str = "expected a name, without spaces around it";
+const NAME: &str = "expected a name, without spaces around it and without control characters";
 
 fn tier(name: &str) -> Option<Sensitivity> {
     TIERS.iter().find(|(known, _)| *known == name).map(|(_, tier)| *tier)
@@ -287,8 +288,10 @@ fn names(entry: &Entry, path: &str) -> Result<Vec<String>, Fault> {
     }
 }
 
+/// Names are shown, and looked for in what is shown: none may end its line, or turn the direction of the writing.
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.trim() == text
+    let disguises = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.is_empty() && text.trim() == text && !text.contains(disguises)
 }
 
 fn duration(entry: &Entry, path: &str) -> Result<Duration, Fault> {

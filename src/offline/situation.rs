@@ -140,7 +140,8 @@ impl Situation {
         self
     }
 
-    /// Later, without any contact: trusted time and every age grow.
+    /// Later, without any contact: trusted time and every age grow. Whether the token is still fresh then is for
+    /// [`token_fresh`](Self::token_fresh) to say.
     pub fn later(mut self, by: Duration) -> Self {
         let add = |age: Option<Duration>| age.map(|age| age.saturating_add(by));
         self.now = self.now.map(|now| now.checked_add(by).unwrap_or(now));

@@ -20,6 +20,7 @@ fn a_policy_in_words() {
             Rule::new().fresh_within(8 * HOUR).scope("jobs:approve").role("lead").sensitivity(Sensitivity::High),
         )
         .rule("any", Rule::new())
+        .rule("read", Rule::new().max_offline(7 * DAY))
         .rule("none", Rule::any_of([]))
         .rule("odd", Rule::new().read_only_after_expiry().when_reauth_required(WhenReauthRequired::AsOffline))
         .tier(Sensitivity::High, Rule::new().step_up_within(90 * MINUTE).when_reauth_required(WhenReauthRequired::Deny))
@@ -32,7 +33,9 @@ jobs.view is allowed at most 7 d without the server (it changes nothing).
 none is allowed never.
 notes.create is allowed at most 48 h without the server and at most 12 h after an unlock.
 odd is allowed also once the user has to sign in again and for reading only once the token is spent and cannot be renewed.
+read is allowed at most 7 d without the server (it changes nothing).
 Everything else is denied.
+Once the user has to sign in again, what changes nothing goes on and the rest is denied, unless its sentence says otherwise.
 The limits of the tier high: not once the user has to sign in again and at most 1 h 30 min after an unlock.
 Scopes and roles that are older than 24 h count as missing.";
     assert_eq!(policy.to_string(), text);
@@ -95,7 +98,10 @@ fn each_condition_in_words() {
             "holds: offline for 59 min 30 s, allowed 1 h",
         ),
         (tell(max.clone(), alice().offline_for(just)), "fails: offline for just over 1 h, allowed 1 h"),
-        (tell(max.clone(), alice().offline_for(None)), "fails: the server has never answered, allowed 1 h"),
+        (
+            tell(max.clone(), alice().offline_for(None)),
+            "fails: nobody knows when the server last answered, allowed 1 h",
+        ),
         (tell(max.clone(), alice().offline_for(Duration::from_millis(20))), "holds: offline for 0 s, allowed 1 h"),
         (untrusted(max), "fails: the clock cannot be trusted, allowed 1 h"),
         (tell(signed_in.clone(), alice().signed_in(just)), "fails: signed in just over 1 h ago, allowed 1 h"),

@@ -165,7 +165,7 @@ impl OfflinePolicy {
                 },
             },
             Condition::MaxOffline(limit) => {
-                lapse(cx.offline_for(), limit, ["offline for", ""], "the server has never answered")
+                lapse(cx.offline_for(), limit, ["offline for", ""], "nobody knows when the server last answered")
             }
             Condition::Online | Condition::TokenFresh if rejected => "the refresh token was refused".to_owned(),
             Condition::Online => match cx.online() {

@@ -1,6 +1,7 @@
 //! A policy in plain words.
 
 use super::{OfflinePolicy, Rule, Sensitivity, WhenReauthRequired, decide::Condition};
+use crate::denial::Capability;
 use std::{fmt, time::Duration};
 
 /// When it allows: `online and with a fresh token; or at most 5 min without the server`.
@@ -31,10 +32,19 @@ impl fmt::Display for Rule {
 /// A sentence per capability, in the order of their names, and what holds for all of them. One sentence a line.
 impl fmt::Display for OfflinePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (capability, rule) in &self.rules {
-            writeln!(f, "{capability} is allowed {rule}.")?;
+        if self.rules.is_empty() {
+            f.write_str("Everything is denied.")?;
+        } else {
+            for (capability, rule) in &self.rules {
+                match capability == Capability::READ.as_str() {
+                    true => writeln!(f, "{capability} is allowed {}.", rule.clone().reads())?,
+                    false => writeln!(f, "{capability} is allowed {rule}.")?,
+                }
+            }
+            f.write_str("Everything else is denied.\n")?;
+            f.write_str("Once the user has to sign in again, what changes nothing goes on and the rest is denied, ")?;
+            f.write_str("unless its sentence says otherwise.")?;
         }
-        f.write_str(if self.rules.is_empty() { "Everything is denied." } else { "Everything else is denied." })?;
         for tier in Sensitivity::ALL {
             if let Some(limits) = &self.tiers[tier as usize] {
                 write!(f, "\nThe limits of the tier {tier}: {limits}.")?;

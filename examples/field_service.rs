@@ -14,7 +14,11 @@
 mod field;
 
 use field::{Options, matrix, options};
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 use tower_reauth::{BoxError, OfflinePolicy};
 
 const USAGE: &str =
@@ -35,8 +39,7 @@ async fn main() -> ExitCode {
     let options = match options::parse(std::env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
+            return if show(USAGE).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         Err(problem) => {
             eprint!("field_service: {problem}\n\n{USAGE}");
@@ -60,13 +63,23 @@ async fn run(options: &Options) -> Result<(), BoxError> {
         given => given,
     };
     let matrix = matrix::play(&policy, offline, &options.grants).await?;
-    field::table::print(&policy, &matrix);
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+    show(&field::table::table(&policy, &matrix, colours))?;
     if let Some(path) = &options.picture {
         std::fs::write(path, field::picture::svg(&policy, &matrix))
             .map_err(|error| format!("{}: {error}", path.display()))?;
-        println!("\nThe picture is in {}.", path.display());
+        show(&format!("\nThe picture is in {}.\n", path.display()))?;
     }
     Ok(())
+}
+
+/// Whoever has stopped reading, such as `head`, has seen enough.
+fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        shown => shown,
+    }
 }
 
 fn read(options: &Options) -> Result<OfflinePolicy, BoxError> {

@@ -39,6 +39,8 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<
     Ok(Some(options))
 }
 
+const CENTURY: u64 = 36_525 * 86_400;
+
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration: write it as 30s, 5m, 12h or 7d");
     let text = text.trim();
@@ -50,5 +52,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    Ok(Duration::from_secs(u64::from(number) * unit))
+    match u64::from(number) * unit {
+        seconds if seconds > CENTURY => Err(format!("`{text}` is more than a century")),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
 }

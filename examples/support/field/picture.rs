@@ -2,7 +2,7 @@
 
 use super::{
     matrix::Matrix,
-    words::{advice, word},
+    words::{advice, short, word},
 };
 use std::fmt::Write as _;
 use tower_reauth::{Denial, OfflinePolicy, Remedy};
@@ -11,14 +11,18 @@ const MARGIN: usize = 32;
 const CELL: usize = 88;
 const ROW: usize = 30;
 const LINE: usize = 20;
+/// Longer names and sentences are cut, in letters.
+const NAME: usize = 40;
+const SENTENCE: usize = 240;
 /// Of a letter of 13 px; the fonts of machines differ.
 const LETTER: usize = 8;
 
 pub(crate) fn svg(policy: &OfflinePolicy, matrix: &Matrix) -> String {
-    let names = matrix.weeks.iter().flat_map(|week| &week.rows).map(|row| row.capability.chars().count()).max();
+    let rows = matrix.weeks.iter().flat_map(|week| &week.rows);
+    let names = rows.map(|row| row.capability.chars().count().min(NAME)).max();
     let grid = MARGIN + (names.unwrap_or(0).max("without network for".len()) + 2) * LETTER;
     let policy = policy.to_string();
-    let lines: Vec<&str> = policy.lines().collect();
+    let lines: Vec<String> = policy.lines().map(|line| short(line, SENTENCE)).collect();
     let widest = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0) * LETTER + MARGIN;
     let width = (grid + matrix.moments.len() * CELL).max(widest) + MARGIN;
 
@@ -26,7 +30,7 @@ pub(crate) fn svg(policy: &OfflinePolicy, matrix: &Matrix) -> String {
     let mut y = MARGIN + 8;
     text(&mut out, MARGIN, y, "title", "What may be done in a week without network");
     y += LINE + 8;
-    for line in lines {
+    for line in &lines {
         text(&mut out, MARGIN, y, "", line);
         y += LINE;
     }
@@ -40,7 +44,7 @@ pub(crate) fn svg(policy: &OfflinePolicy, matrix: &Matrix) -> String {
         }
         y += 8;
         for row in &week.rows {
-            text(&mut out, MARGIN, y + ROW / 2 + 5, "", &row.capability);
+            text(&mut out, MARGIN, y + ROW / 2 + 5, "", &short(&row.capability, NAME));
             for (column, answer) in row.answers.iter().enumerate() {
                 cell(&mut out, grid + column * CELL, y, answer);
             }
@@ -111,5 +115,7 @@ fn text(out: &mut String, x: usize, y: usize, class: &str, words: &str) {
 }
 
 fn escaped(text: &str) -> String {
+    // The letters that XML cannot hold in any way.
+    let text = text.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -30,6 +30,14 @@ pub(crate) fn advice(remedy: Remedy) -> &'static str {
     }
 }
 
+/// At most so many letters of a text.
+pub(crate) fn short(text: &str, letters: usize) -> String {
+    match text.char_indices().nth(letters) {
+        Some(_) => text.chars().take(letters - 1).chain(['…']).collect(),
+        None => text.to_owned(),
+    }
+}
+
 pub(crate) fn length(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

@@ -676,6 +676,52 @@ async fn p15_a_clock_that_panics_over_its_mark_has_none() {
     session.close().await.unwrap();
 }
 
+/// A clock whose disk hangs, say: nobody waits for it long, and it takes no thread after thread.
+#[tokio::test(start_paused = true)]
+async fn p02_a_clock_that_hangs_over_its_mark_keeps_nobody() {
+    #[derive(Clone)]
+    struct Hanging(ManualClock, Arc<AtomicUsize>, Arc<Mutex<()>>);
+    impl Clock for Hanging {
+        fn now(&self) -> SystemTime {
+            self.0.now()
+        }
+        fn monotonic(&self) -> Duration {
+            self.0.monotonic()
+        }
+        fn load_mark(&self) -> Option<Vec<u8>> {
+            self.1.fetch_add(1, Relaxed);
+            drop(self.2.lock().unwrap());
+            None
+        }
+    }
+    let (mut machine, hang) = (Machine::new(start()), Arc::new(Mutex::new(())));
+    let clock = Hanging(machine.clock.clone(), Arc::default(), hang.clone());
+    let session = machine.builder().clock(clock.clone()).open("alice").await.unwrap();
+    let held = hang.lock().unwrap();
+    // In a runtime that has work off its threads, paused time does not move by itself.
+    let patient = async |work: &mut (dyn Future<Output = ()> + Unpin)| {
+        for secs in 0.. {
+            tokio::select! {
+                biased;
+                () = &mut *work => return secs,
+                () = tokio::task::yield_now() => tokio::time::advance(SEC).await,
+            }
+            assert!(secs < 60, "it hangs");
+        }
+        unreachable!()
+    };
+    assert!(patient(&mut Box::pin(machine.sign_in(&session))).await <= 11);
+    for _ in 0..100 {
+        machine.pass(MINUTE);
+        assert_eq!(ask(&session, "view"), OPEN);
+        tokio::task::yield_now().await;
+    }
+    assert!(patient(&mut Box::pin(async { session.close().await.unwrap() })).await <= 22);
+    drop(held);
+    session.close().await.unwrap();
+    assert!(clock.1.load(Relaxed) < 8, "{:?}", clock.1);
+}
+
 /// Machines that do not know when they were started go by the wall clock after each start of a process.
 #[tokio::test(start_paused = true)]
 async fn p15_an_unknown_start_of_the_machine_opens_nothing() {

@@ -94,6 +94,8 @@ pub(crate) struct Timekeeper {
     moves: Mutex<()>,
     /// One at a time saves.
     saves: Mutex<()>,
+    /// Held by each who saves, or waits to.
+    savers: Arc<()>,
 }
 
 impl fmt::Debug for Timekeeper {
@@ -161,6 +163,7 @@ impl Timekeeper {
             guesses: Mutex::default(),
             moves: Mutex::default(),
             saves: Mutex::default(),
+            savers: Arc::default(),
         }
     }
 

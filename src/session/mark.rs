@@ -1,11 +1,6 @@
 //! Keeping the mark of trusted time, which is blocking work of the clock's (SEMANTICS §6).
 
-use super::{
-    config::Config,
-    inner::Inner,
-    sync::Runtime,
-    tasks::{self, Job},
-};
+use super::{config::Config, inner::Inner, sync::Runtime, tasks};
 use crate::clock::{Clock, Stamp, Timekeeper};
 use std::{sync::Arc, time::Duration};
 
@@ -33,15 +28,20 @@ impl Inner {
 
     #[cold]
     fn keep_mark_now(&self) {
-        if let Ok(runtime) = tasks::runtime() {
-            drop(start(&runtime, &self.config, Some(self.jobs.start())));
+        let runtime = tasks::runtime().ok().filter(|_| !self.config.time.is_crowded());
+        if let Some(runtime) = runtime {
+            let (saved, job) = (start(&runtime, &self.config), self.jobs.start());
+            tasks::spawn(&runtime, async move {
+                let _ = tokio::time::timeout(CALL, saved).await;
+                drop(job); // whoever closes the session waits for it no longer than that
+            });
         }
     }
 
     /// Begins to save what a server has just told, if it has: whoever waits for it knows that the next process knows.
     pub(crate) fn keep_news(&self) -> impl Future<Output = ()> + use<> {
-        let news = self.config.time.has_news();
-        let saved = tasks::runtime().ok().filter(|_| news).map(|runtime| start(&runtime, &self.config, None));
+        let news = self.config.time.has_news() && !self.config.time.is_crowded();
+        let saved = tasks::runtime().ok().filter(|_| news).map(|runtime| start(&runtime, &self.config));
         async move {
             if let Some(saved) = saved {
                 let _ = tokio::time::timeout(CALL, saved).await;
@@ -52,16 +52,13 @@ impl Inner {
     /// The same in any case.
     pub(crate) async fn save_mark(&self) {
         if let Ok(runtime) = tasks::runtime() {
-            let _ = tokio::time::timeout(CALL, start(&runtime, &self.config, None)).await;
+            let _ = tokio::time::timeout(CALL, start(&runtime, &self.config)).await;
         }
     }
 }
 
 /// What is saved is what is known now, whenever the work begins.
-fn start(runtime: &Runtime, config: &Arc<Config>, job: Option<Job>) -> impl Future<Output = Option<()>> + use<> {
+fn start(runtime: &Runtime, config: &Arc<Config>) -> impl Future<Output = Option<()>> + use<> {
     let (config, saving) = (config.clone(), config.time.saving());
-    tasks::blocking(runtime, move || {
-        config.time.save(saving);
-        drop(job);
-    })
+    tasks::blocking(runtime, move || config.time.save(saving))
 }

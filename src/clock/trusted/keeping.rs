@@ -7,7 +7,7 @@ use crate::clock::{
 };
 use std::{
     sync::{
-        PoisonError,
+        Arc, PoisonError,
         atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
     time::Duration,
@@ -21,6 +21,7 @@ pub(crate) struct Saving {
     mark: Mark,
     /// It holds what a server has just told.
     news: bool,
+    saver: Arc<()>,
 }
 
 impl Timekeeper {
@@ -33,6 +34,11 @@ impl Timekeeper {
             return false;
         }
         self.due.compare_exchange(due, now.0.saturating_add(every), Relaxed, Relaxed).is_ok()
+    }
+
+    /// One saves, and another one waits to: a clock that hangs over its mark does not take thread after thread.
+    pub(crate) fn is_crowded(&self) -> bool {
+        Arc::strong_count(&self.savers) > 2
     }
 
     /// A server has told something that is not in a mark yet.
@@ -58,12 +64,12 @@ impl Timekeeper {
             contacts: self.contacts.load(Relaxed),
             ..Mark::new(self.boot.clone(), Stamp(offset.saturating_add(look.mono)))
         };
-        Saving { mark, news }
+        Saving { mark, news, saver: self.savers.clone() }
     }
 
     /// Saves it together with what others have kept meanwhile, and takes over what they know better. Blocks.
     pub(crate) fn save(&self, saving: Saving) {
-        let Saving { mut mark, news } = saving;
+        let Saving { mut mark, news, saver: _saver } = saving;
         let _saves = self.saves.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = match Mark::read(self.clock.load_mark().as_deref()) {
             Kept::Newer => return,

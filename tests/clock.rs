@@ -541,6 +541,23 @@ async fn case_32_a_bogus_date_of_an_api_moves_nothing() {
     }
 }
 
+/// An API whose clock is ahead by more than a token lives: it is believed once, not once a request.
+#[tokio::test(start_paused = true)]
+async fn p09_an_api_whose_clock_is_fast_does_not_cost_an_exchange_a_request() {
+    let mut machine = Machine::new(start());
+    machine.issuer.books().lifetime = Some(5 * MINUTE);
+    let session = machine.signed_in().await;
+    for _ in 0..20 {
+        let ahead = vec![("date", http_date(machine.truth + 6 * MINUTE))];
+        machine.tell_time();
+        api_says(&session, &machine.clock, ahead, Duration::ZERO, "https://api.example.com/jobs").await;
+        machine.pass(SEC);
+    }
+    assert!(machine.issuer.exchanges() <= 1, "{}", machine.issuer.exchanges());
+    machine.refresh(&session).await;
+    assert_near(time(&session), machine.truth);
+}
+
 /// It says that time is later, not that the clock is right.
 #[tokio::test(start_paused = true)]
 async fn p15_the_date_of_an_api_does_not_end_the_doubt() {

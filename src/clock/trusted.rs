@@ -39,10 +39,12 @@ const ANCHORED: i64 = 1;
 const BEHIND_MARK: i64 = 1 << 1;
 /// It was behind a moment that stands in a record. The mark of the machine does not remember that.
 const BEHIND_RECORD: i64 = 1 << 2;
+/// It is as late as that only by the word of a resource server.
+const HEARSAY: i64 = 1 << 3;
 
 impl Word {
-    const BITS: u32 = 3;
-    /// Below every time: 36,000 years before 1970.
+    const BITS: u32 = 4;
+    /// Below every time: 18,000 years before 1970.
     const UNKNOWN: Self = Self(i64::MIN);
 
     fn new(offset: i64, flags: i64) -> Self {
@@ -90,6 +92,9 @@ pub(crate) struct Timekeeper {
     due: AtomicI64,
     /// What was stamped before a server told the time, and when by the monotonic clock.
     guesses: Mutex<VecDeque<(Stamp, i64)>>,
+    /// A token endpoint has contradicted a resource server, which is not believed any more: every request would cost an
+    /// exchange, if tokens live no longer than the two are apart.
+    contradicted: AtomicBool,
     /// One at a time moves time otherwise than by looking at a clock.
     moves: Mutex<()>,
     /// One at a time saves.
@@ -161,6 +166,7 @@ impl Timekeeper {
             news: AtomicBool::new(false),
             due: AtomicI64::new(i64::MIN),
             guesses: Mutex::default(),
+            contradicted: AtomicBool::new(false),
             moves: Mutex::default(),
             saves: Mutex::default(),
             savers: Arc::default(),
@@ -297,6 +303,9 @@ impl Timekeeper {
             true => look.offset,
             false => told.0.saturating_sub(look.mono),
         };
+        if look.word.has(HEARSAY) && offset < look.offset {
+            self.contradicted.store(true, Relaxed);
+        }
         let anchored = Word::new(offset, ANCHORED);
         if anchored != look.word {
             self.set(anchored);
@@ -314,10 +323,11 @@ impl Timekeeper {
         }
     }
 
-    /// A resource server's `Date`, in the answer to what left at `left`: a lower bound, and only if it is recent.
+    /// A resource server's `Date`, in the answer to what left at `left`: a lower bound, if it is recent, and as long as no
+    /// token endpoint has said that it is wrong.
     pub(crate) fn at_least(&self, date: SystemTime, left: Stamp) {
         let told = Stamp::from(date);
-        if told <= left.plus(NOISE) || !told.is_plausible() {
+        if told <= left.plus(NOISE) || !told.is_plausible() || self.contradicted.load(Relaxed) {
             return; // nearly always: not worth a look at the clock
         }
         let is_later = |look: &Look| {
@@ -334,7 +344,7 @@ impl Timekeeper {
             if look.word.is_trusted() {
                 self.teach(offset); // the wall clock is slow, and has not been turned back
             }
-            self.word.store(Word::new(offset, look.word.flags()).0, Release);
+            self.word.store(Word::new(offset, look.word.flags() | HEARSAY).0, Release);
         }
     }
 

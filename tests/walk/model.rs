@@ -161,7 +161,7 @@ impl World {
         let stepped_up = |limit| self.since_step_up.is_some_and(|age| within(age, limit));
         let online = self.online && !self.rejected;
         // The user has to sign in again: reading goes on as offline, all else has to be told.
-        let signed_in = !(self.rejected && !self.fresh);
+        let signed_in = !self.rejected || self.fresh;
         // The server's own end of offline use: it is over with an answer from after it.
         let not_over = self
             .known

@@ -148,6 +148,38 @@ async fn case_33_they_survive_refreshes_restarts_and_adoption_with_their_age() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn case_33_so_does_the_servers_own_end_of_offline_use() {
+    let until = Arc::<Mutex<Option<std::time::SystemTime>>>::default();
+    let gate = || {
+        let until = until.clone();
+        gate_fn(move |cx| {
+            *until.lock().unwrap() = cx.offline_until();
+            Ok(())
+        })
+    };
+    let of = |session: &Session| {
+        session.authorize("look").unwrap();
+        until.lock().unwrap().take()
+    };
+    let rig = Rig::with(|builder| builder.gate(gate())).await;
+    let there = rig.restarted().gate(gate()).open("alice").await.unwrap();
+    assert_eq!(of(&rig.session), None);
+    let end = start() + 90 * MINUTE;
+    rig.session.set_grants(grants().offline_until(end)).await.unwrap();
+    assert_eq!(of(&rig.session), Some(end));
+    rig.session.refresh().await.unwrap();
+    assert_eq!(of(&rig.session), Some(end), "a token answer says nothing of it");
+    assert_eq!(of(&rig.restarted().gate(gate()).open("alice").await.unwrap()), Some(end));
+    there.refresh().await.unwrap();
+    assert_eq!(of(&there), Some(end));
+    rig.session.set_grants(grants()).await.unwrap();
+    assert_eq!(of(&rig.session), None, "it replaces what was known");
+    rig.session.set_grants(grants().offline_until(end)).await.unwrap();
+    rig.session.sign_in(rig.issuer.sign_in()).await.unwrap();
+    assert_eq!(of(&rig.session), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn case_33_a_sign_out_takes_them_and_the_next_sign_in_begins_with_its_own() {
     for how in [SignOut::Soft, SignOut::Hard] {
         let seen = Seen::default();

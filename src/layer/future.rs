@@ -22,8 +22,8 @@ use tower_service::Service;
 pin_project! {
     /// The future of [`AuthService`](super::AuthService).
     ///
-    /// Dropped at any point it drops the request that it made and the readiness that it holds; a refresh that it started
-    /// or joined goes on.
+    /// Dropped at any point it drops the request that it made and the readiness that it holds; a refresh, or a prompt for a
+    /// step-up, that it started or joined goes on.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, P>
     where

@@ -194,6 +194,8 @@ fn a_mistake_in_a_rule_is_named_with_its_line_and_its_key() {
             r#"is "never": expected "deny", "read_only" or "as_offline""#.to_owned(),
         ),
         ("scope", "[]", "is empty: expected a name, or a list of names".to_owned()),
+        ("scope", r#""jobs notes""#, r#"has "jobs notes": a scope has no spaces; several are a list"#.to_owned()),
+        ("scope", r#"["a", "b c"]"#, r#"has "b c": a scope has no spaces; several are a list"#.to_owned()),
         ("scope", r#""""#, format!(r#"is "": {NAME}"#)),
         ("role", r#"" lead""#, format!(r#"is " lead": {NAME}"#)),
         ("role", "7", "is 7: expected a name, or a list of names".to_owned()),

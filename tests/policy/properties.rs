@@ -42,6 +42,9 @@ proptest! {
             prop_assert_eq!(why.decision(), situation.ask(&policy, capability));
             let holds = |clause: &Vec<tower_reauth::Finding>| clause.iter().all(tower_reauth::Finding::holds);
             prop_assert_eq!(why.decision().is_ok(), why.clauses().iter().any(holds));
+            for tier in why.clauses().iter().flatten().filter(|finding| !finding.limits().is_empty()) {
+                prop_assert_eq!(tier.holds(), tier.limits().iter().any(holds), "{}", why);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     OfflinePolicy, Rule, Sensitivity, WhenReauthRequired,
-    document::{Entry, Fault, Node, Source, Value, join},
+    document::{Entry, Fault, Node, Source, Value, cut, join},
 };
 use crate::{denial::Capability, error::AuthError};
 use std::time::Duration;
@@ -187,7 +187,15 @@ impl Reader {
             "fresh_within" => rule.fresh_within(duration(entry, path)?),
             "step_up_within" => rule.step_up_within(duration(entry, path)?),
             "read_only_after_expiry" => flag(entry, path).map(|()| rule.read_only_after_expiry())?,
-            "scope" => names(entry, path)?.into_iter().fold(rule, Rule::scope),
+            "scope" => {
+                let scopes = names(entry, path)?;
+                // RFC 6749 section 3.3: a space stands between scopes, so that nobody would ever have such a one.
+                if let Some(several) = scopes.iter().find(|scope| scope.contains(' ')) {
+                    let what = format!("`{path}` has {:?}: a scope has no spaces; several are a list", cut(several));
+                    return Err(Fault::new(entry.at, what));
+                }
+                scopes.into_iter().fold(rule, Rule::scope)
+            }
             "role" => names(entry, path)?.into_iter().fold(rule, Rule::role),
             "sensitivity" => {
                 let tier = one_of(entry, path, &TIERS)?;

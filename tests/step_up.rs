@@ -373,3 +373,31 @@ async fn case_34_nor_do_all_of_them_and_the_answer_counts() {
     assert_eq!(rig.send(wanting("notes")).await.unwrap(), StatusCode::OK);
     assert_eq!(pin.shown(), ["notes"]);
 }
+
+/// It was somebody else who refused.
+#[tokio::test(start_paused = true)]
+async fn case_34_a_refusal_does_not_count_for_another_sign_in() {
+    let pin = Pin::default();
+    let rig = rig(&pin).await;
+    let request = waits(&rig, "notes");
+    pin.settle().await;
+    pin.answer(Err("not me"));
+    assert_refused(request.await, "notes");
+    rig.session.sign_in(rig.issuer.sign_in()).await.unwrap();
+    let request = waits(&rig, "notes");
+    pin.settle().await;
+    assert_eq!(pin.shown().len(), 2);
+    pin.answer(Ok(HOUR));
+    assert_eq!(request.await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_34_nor_does_a_step_up_but_it_outlives_a_refresh() {
+    let pin = Pin::default();
+    let rig = rig(&pin).await;
+    rig.session.step_up(12 * HOUR);
+    rig.session.refresh().await.unwrap();
+    assert!(rig.session.authorize("notes").is_ok());
+    rig.session.sign_in(rig.issuer.sign_in()).await.unwrap();
+    assert_eq!(rig.session.authorize("notes").unwrap_err().reason(), DenyReason::StepUpRequired);
+}

@@ -230,3 +230,41 @@ async fn case_34_the_next_dialog_is_shown_once_the_one_before_it_is_closed() {
         assert_eq!(slow.open.lock().unwrap()[..], ["shown", "closed", "shown", "closed"]);
     }
 }
+
+/// A prompt that asks through another session's layer.
+#[derive(Clone, Default)]
+struct Elsewhere {
+    api: Arc<OnceLock<Api>>,
+    told: Arc<Mutex<Vec<Result<StatusCode, ErrorKind>>>>,
+}
+
+impl StepUp for Elsewhere {
+    async fn prompt(&self, _: Capability) -> Result<Duration, BoxError> {
+        let sent = send(self.api.get().unwrap(), wanting("read")).await.map_err(|error| error.kind());
+        self.told.lock().unwrap().push(sent);
+        Ok(HOUR)
+    }
+}
+
+/// The token endpoint of one session is reached through another one, whose prompt asks through the first.
+#[tokio::test(start_paused = true)]
+async fn p11_a_prompt_that_an_exchange_waits_for_does_not_wait_for_the_exchange() {
+    let prompt = Elsewhere::default();
+    let gateway = Rig::with(|builder| builder.gate(unlocked()).step_up(prompt.clone())).await;
+    let through = {
+        let api = gateway.api.clone();
+        tower_reauth::refresh_fn(move |_| {
+            let api = api.clone();
+            async move {
+                send(&api, wanting("notes")).await.map_err(tower_reauth::RefreshError::not_sent)?;
+                Ok(tower_reauth::Tokens::new("b2"))
+            }
+        })
+    };
+    let session = Session::builder(through).clock(gateway.clock.clone()).open("bob").await.unwrap();
+    session.sign_in(tower_reauth::Tokens::new("b1").with_refresh_token("s1").with_expires_in(SEC)).await.unwrap();
+    gateway.clock.advance(2 * SEC);
+    let _ = prompt.api.set(behind(&session, api(&gateway.issuer, &gateway.seen)));
+    tokio::time::timeout(10 * SEC, session.refresh()).await.expect("it waits for itself").unwrap();
+    assert_eq!((prompt.told.lock().unwrap()[..].to_vec(), gateway.seen.len()), (vec![Err(ErrorKind::Reentrant)], 1));
+}

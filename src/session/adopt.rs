@@ -81,7 +81,7 @@ impl Inner {
 
     /// The moments in a record have passed. A set that is newer than the one in memory is somebody else's contact with the
     /// server: a wall clock that is behind it is slow, and need not have been turned back since.
-    fn take_time(&self, record: &Record) {
+    pub(crate) fn take_time(&self, record: &Record) {
         let time = &self.config.time;
         for moment in [record.last_online_auth_at, record.auth_time].into_iter().flatten() {
             time.seen(moment);

@@ -276,6 +276,10 @@ impl Inner {
     fn restore(&self, record: &Record) {
         if record.standing != Standing::SignedOut {
             self.adopt(record, record.epoch);
+            if !self.config.time.is_trusted() {
+                // How old it is, nobody knows: as good as spent, until a server has been asked.
+                self.edit(|edit| edit.amend(|snapshot| snapshot.refused = true));
+            }
         }
         let now = self.now();
         if let Some(failure) = &record.failure

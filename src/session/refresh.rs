@@ -107,6 +107,7 @@ impl Refresh<'_> {
                 poll(vault).await;
                 if let (Ok(Some(found)), Ok(mark)) = (vault.load().await, vault.mark().await) {
                     let view = View { found: Some(&found), mark, epoch: self.course.epoch, base: self.base };
+                    view.live().into_iter().for_each(|record| self.course.inner.take_time(record));
                     let snapshot = self.course.inner.snapshot().clone();
                     if let Plan::Adopt(record) = plan(&view, &self.circumstances(&snapshot, None, None)) {
                         self.course.inner.adopt(record, self.course.epoch);
@@ -156,6 +157,9 @@ impl Refresh<'_> {
     ) -> Result<Next, AuthError> {
         let inner = self.course.inner;
         let view = View { found: found.as_ref(), mark, epoch: self.course.epoch, base: self.base };
+        if let Some(record) = view.live() {
+            inner.take_time(record); // before anything in it is compared with the time
+        }
         let snapshot = inner.snapshot().clone();
         match plan(&view, &self.circumstances(&snapshot, lease.as_ref(), waited_out.as_ref())) {
             Plan::SignedOut => {

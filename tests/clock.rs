@@ -290,6 +290,35 @@ async fn case_32_a_clock_turned_back_between_restarts_every_day_for_a_year_opens
     }
 }
 
+/// The rest of the risk, as the docs tell it: what no session has kept, the next start of the machine does not know; but
+/// while the machine stays on it is known, whoever was closed or killed.
+#[tokio::test(start_paused = true)]
+async fn p15_what_is_left_as_a_risk_is_the_time_since_the_mark_was_kept() {
+    for (closed, reboot) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut machine = Machine::new(start());
+        let session = machine.signed_in().await;
+        machine.pass(DAY);
+        assert_eq!(ask(&session, "view"), OPEN);
+        if closed {
+            session.close().await.unwrap();
+        } else {
+            settle(&session).await; // the gate was asked: that has kept it
+        }
+        drop(session);
+        machine.pass(5 * DAY); // nobody uses the application
+        if reboot {
+            machine.off(HOUR, start() + DAY);
+        }
+        let session = machine.open().await;
+        let told = format!("closed: {closed}, reboot: {reboot}");
+        assert_eq!(time(&session), Some(start() + if reboot { DAY } else { 6 * DAY }), "{told}");
+        machine.pass(if reboot { 6 * DAY } else { DAY });
+        assert_eq!(ask(&session, "view"), OPEN, "{told}");
+        machine.pass(SEC);
+        assert_eq!(ask(&session, "view"), CLOSED, "{told}");
+    }
+}
+
 /// Without a mark, what is left of the time before is what stands in the record.
 #[tokio::test(start_paused = true)]
 async fn p15_a_clock_behind_the_record_is_not_trusted_even_without_a_mark() {
@@ -400,6 +429,12 @@ impl Endpoint {
     }
 
     async fn open(&self, machine: &Machine) -> Session {
+        let session = self.builder(machine, machine.clock.clone()).open("alice").await.unwrap();
+        session.sign_in(Tokens::new("a").with_refresh_token("r").with_expires_in(HOUR)).await.unwrap();
+        session
+    }
+
+    fn builder(&self, machine: &Machine, reads: impl Clock) -> SessionBuilder {
         let (endpoint, clock) = (self.clone(), machine.clock.clone());
         let client = service_fn(move |_: Request<Full<Bytes>>| {
             let Reply { status, headers, takes } = endpoint.0.lock().unwrap().clone();
@@ -418,15 +453,10 @@ impl Endpoint {
             }
         });
         let refresher = OAuth2Refresher::new("https://id.example.com/token", "app").unwrap().http(client);
-        let session = Session::builder(refresher)
+        Session::builder(refresher)
             .store(machine.store.clone())
-            .clock(machine.clock.clone())
+            .clock(reads)
             .gate(OfflinePolicy::new().rule("view", Rule::new().max_offline(7 * DAY)))
-            .open("alice")
-            .await
-            .unwrap();
-        session.sign_in(Tokens::new("a").with_refresh_token("r").with_expires_in(HOUR)).await.unwrap();
-        session
     }
 }
 
@@ -576,6 +606,100 @@ async fn p15_the_date_of_an_api_does_not_end_the_doubt() {
     assert_eq!(time(&session), Some(machine.truth + HOUR), "but it was heard");
 }
 
+/// An honest user, whose clock was ahead until it was set right: the token is fresh still, and nobody would ask the server.
+#[tokio::test(start_paused = true)]
+async fn p15_whoever_is_online_has_the_clock_healed_by_the_next_request_however_fresh_the_token() {
+    const URL: &str = "https://api.example.com/jobs";
+    for reconnected in [false, true] {
+        let mut machine = Machine::new(start() + 2 * HOUR).dateless();
+        machine.issuer.books().lifetime = Some(30 * DAY);
+        let session = machine.builder().connectivity(|| None).open("alice").await.unwrap();
+        machine.sign_in(&session).await;
+        assert_eq!(ask(&session, "view"), OPEN);
+        machine.clock.set_wall(machine.truth);
+        assert_eq!(ask(&session, "view"), UNTRUSTED);
+        machine.pass(MINUTE);
+        machine.dated = true;
+        machine.tell_time();
+        match reconnected {
+            true => session.reconnected(),
+            false => api_says(&session, &machine.clock, vec![], Duration::ZERO, URL).await,
+        }
+        session.close().await.unwrap();
+        assert_eq!(ask(&session, "view"), OPEN);
+        assert_near(time(&session), machine.truth);
+        assert_eq!(machine.issuer.exchanges(), 1);
+        // And not again: it is the clock that is asked about.
+        api_says(&session, &machine.clock, vec![], Duration::ZERO, URL).await;
+        session.reconnected();
+        session.close().await.unwrap();
+        assert_eq!(machine.issuer.exchanges(), 1);
+    }
+    // Who is offline, or whose server does not answer, is told so.
+    for (online, exchanges) in [(Some(false), 0), (None, 1)] {
+        let mut machine = Machine::new(start() + 2 * HOUR).dateless();
+        let session = machine.builder().connectivity(move || online).open("alice").await.unwrap();
+        machine.sign_in(&session).await;
+        machine.clock.set_wall(machine.truth);
+        machine.pass(MINUTE);
+        machine.issuer.fail(|| RefreshError::transient("down").status(StatusCode::SERVICE_UNAVAILABLE));
+        for _ in 0..3 {
+            let api = service_fn(|_: Request<Full<Bytes>>| {
+                std::future::ready(Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())))
+            });
+            let layer = AuthLayer::new(session.clone(), Origins::new([ORIGIN]).unwrap())
+                .capability(|_| Some(Capability::new("view")));
+            let request = Request::get(URL).body(Full::default()).unwrap();
+            let error = layer.layer(api).oneshot(request).await.unwrap_err();
+            let denial = tower_reauth::AuthError::find(&*error).and_then(|error| error.denial()).unwrap();
+            assert_eq!(denial.reason(), DenyReason::ClockUntrusted);
+        }
+        assert_eq!(machine.issuer.exchanges(), exchanges);
+    }
+}
+
+/// A reading of the clock by which time was not to be trusted is not trusted since somebody has set it right meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn p15_a_reading_is_judged_by_what_was_known_then() {
+    type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+    #[derive(Clone)]
+    struct Hooked(ManualClock, Hook);
+    impl Clock for Hooked {
+        fn now(&self) -> SystemTime {
+            let wall = self.0.now();
+            let hook = self.1.lock().unwrap().take();
+            if let Some(hook) = hook {
+                hook();
+            }
+            wall
+        }
+        fn monotonic(&self) -> Duration {
+            self.0.monotonic()
+        }
+    }
+    let (endpoint, mut machine) = (Endpoint::default(), Machine::new(start()));
+    let clock = Hooked(machine.clock.clone(), Arc::default());
+    endpoint.open(&machine).await.close().await.unwrap();
+    machine.off(30 * DAY, start() - DAY);
+    let session = endpoint.builder(&machine, clock.clone()).open("alice").await.unwrap();
+    assert_eq!(ask(&session, "view"), UNTRUSTED);
+    session.close().await.unwrap();
+    // While the clock is read, the server says what time it is, and that it has no time.
+    endpoint.reply(503, vec![("date", http_date(machine.truth))], Duration::ZERO);
+    let (other, handle) = (session.clone(), tokio::runtime::Handle::current());
+    let (tx, rx) = std::sync::mpsc::channel();
+    *clock.1.lock().unwrap() = Some(Box::new(move || {
+        handle.spawn(async move {
+            let _ = other.refresh().await;
+            tx.send(()).unwrap();
+        });
+        rx.recv_timeout(MINUTE).unwrap();
+    }));
+    assert_ne!(ask(&session, "view"), OPEN);
+    assert_eq!(time(&session), Some(machine.truth));
+    assert_eq!(ask(&session, "view"), CLOSED);
+}
+
 // ===== the mark =====
 
 #[tokio::test(start_paused = true)]
@@ -603,6 +727,38 @@ async fn p15_two_processes_with_one_mark_learn_from_each_other() {
         let session = machine.builder().store(MemoryStore::new()).open(account).await.unwrap();
         assert_eq!(time(&session), None, "{account}");
     }
+}
+
+/// What one process is told corrects what another one has written down.
+#[tokio::test(start_paused = true)]
+async fn p15_a_process_that_is_healed_by_another_one_goes_on() {
+    let mut machine = Machine::new(start() + DAY).dateless();
+    let (alice, bob) =
+        (machine.signed_in().await, machine.builder().store(MemoryStore::new()).open("bob").await.unwrap());
+    alice.step_up(12 * HOUR);
+    machine.clock.set_wall(start());
+    machine.pass(10 * MINUTE);
+    assert_eq!((ask(&alice, "view"), ask(&alice, "notes")), (UNTRUSTED, UNTRUSTED));
+    alice.close().await.unwrap();
+    machine.dated = true;
+    machine.sign_in(&bob).await;
+    machine.pass(MINUTE);
+    let _ = ask(&alice, "view"); // it looks at the mark
+    settle(&alice).await;
+    tokio::time::sleep(SEC).await;
+    assert_near(time(&alice), machine.truth);
+    for capability in ["view", "notes", "approve", "now"] {
+        assert_eq!(ask(&alice, capability), OPEN, "{capability}");
+    }
+    let age = Some(11 * MINUTE);
+    assert_eq!(alice.with_gate_context("view", |cx| (cx.offline_for(), cx.since_auth())), (age, age));
+    machine.pass(12 * HOUR - 11 * MINUTE);
+    assert_eq!(ask(&alice, "notes"), OPEN);
+    machine.pass(SEC);
+    assert_eq!(ask(&alice, "notes"), Err(DenyReason::StepUpRequired));
+    machine.pass(DAY);
+    assert_eq!(ask(&alice, "notes"), Err(DenyReason::StepUpRequired), "nor when it comes");
+    assert_eq!(machine.issuer.exchanges(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -774,6 +930,53 @@ async fn p15_a_newer_set_of_another_machine_is_a_contact_too() {
 }
 
 // ===== what else a wrong clock has written =====
+
+/// P15: by a clock that was ahead, somebody signed in at a time that has not come yet. What the server says of the time now
+/// does not make a recent sign-in of it.
+#[tokio::test(start_paused = true)]
+async fn p15_a_refresh_does_not_make_a_recent_sign_in_of_one_from_the_future() {
+    let mut machine = Machine::new(start() + 90 * DAY).dateless();
+    let session = machine.signed_in().await;
+    session.close().await.unwrap();
+    machine.clock.save_mark(b""); // a clock without one
+    machine.pass(30 * DAY);
+    machine.off(HOUR, machine.truth + HOUR);
+    let session = machine.open().await;
+    assert_eq!(ask(&session, "approve"), UNTRUSTED);
+    machine.dated = true;
+    machine.refresh(&session).await;
+    assert_eq!(ask(&session, "view"), OPEN);
+    assert_eq!(ask(&session, "approve"), Err(DenyReason::ReauthRequired));
+    machine.sign_in(&session).await;
+    assert_eq!(ask(&session, "approve"), OPEN);
+}
+
+/// Two machines whose clocks are as far apart as clocks are: what one writes is the other's future.
+#[tokio::test(start_paused = true)]
+async fn case_20_bare_refusals_within_seconds_count_once_for_two_machines() {
+    let machine = Machine::new(start()).dateless();
+    machine.issuer.books().lifetime = Some(SEC);
+    let first = machine.signed_in().await;
+    let other =
+        Machine { clock: ManualClock::new(start() - 100 * SEC), store: machine.store.clone(), ..Machine::new(start()) };
+    let second = Session::builder(machine.issuer.clone())
+        .store(machine.store.clone())
+        .clock(other.clock.clone())
+        .open("alice")
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        for session in [&first, &second] {
+            machine.clock.advance(4 * SEC);
+            other.clock.advance(4 * SEC);
+            machine
+                .issuer
+                .fail(|| RefreshError::new(tower_reauth::FailureKind::Unrecognized).status(StatusCode::BAD_REQUEST));
+            session.reconnected();
+            assert_eq!(session.refresh().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+    }
+}
 
 /// P15: a pause that a clock fifty minutes fast wrote down keeps nobody from the server once the clock is right.
 #[tokio::test(start_paused = true)]

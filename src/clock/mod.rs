@@ -11,7 +11,7 @@ mod trusted;
 pub use manual::ManualClock;
 pub(crate) use stamp::Stamp;
 pub use system::SystemClock;
-pub(crate) use trusted::{Correction, Timekeeper};
+pub(crate) use trusted::{Correction, Reading, Timekeeper};
 
 use std::time::{Duration, SystemTime};
 

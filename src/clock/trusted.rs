@@ -113,6 +113,13 @@ impl fmt::Debug for Timekeeper {
     }
 }
 
+/// Trusted time, and whether it is to be trusted, at one moment: somebody may set it right just after.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) now: Stamp,
+    pub(crate) trusted: bool,
+}
+
 /// What a look at the clocks says.
 struct Look {
     word: Word,
@@ -127,7 +134,7 @@ impl Look {
     }
 }
 
-/// What an answer of a token endpoint has made of time.
+/// What an answer of a token endpoint, to this process or to another one, has made of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Correction {
     before: Stamp,
@@ -177,16 +184,18 @@ impl Timekeeper {
 
     /// Trusted time; while it is not to be trusted, the least that it can be.
     pub(crate) fn now(&self) -> Stamp {
-        let word = self.word();
-        match word.has(ANCHORED) {
-            true => Stamp(word.offset().saturating_add(self.mono())),
-            false => self.look().now(),
-        }
+        self.read().now
     }
 
-    /// Whether the last reading is to be trusted: a gate decides by time only then.
+    /// The same, and whether it is to be trusted: a gate decides by time only then.
+    pub(crate) fn read(&self) -> Reading {
+        let look = self.look();
+        Reading { now: look.now(), trusted: look.word.is_trusted() }
+    }
+
+    /// Whether time is to be trusted now.
     pub(crate) fn is_trusted(&self) -> bool {
-        self.word().is_trusted()
+        self.read().trusted
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
@@ -283,11 +292,17 @@ impl Timekeeper {
 
     /// A token endpoint answered what was asked at `asked` (monotonic), with this `Date`, if it had one.
     pub(crate) fn answered(&self, date: Option<SystemTime>, asked: Duration) -> Correction {
-        let before = self.now();
-        match date.map(Stamp::from).filter(|date| date.is_plausible()) {
+        self.corrects(|| match date.map(Stamp::from).filter(|date| date.is_plausible()) {
             Some(date) => self.anchor(date, asked),
             None => self.contact(), // also if no clock can say so that was ever set
-        }
+        })
+    }
+
+    fn corrects(&self, change: impl FnOnce()) -> Correction {
+        // Without what stands in records, which may be wrong itself: it would make each of their moments a recent one.
+        let look = self.look();
+        let before = Stamp(look.word.offset().saturating_add(look.mono));
+        change();
         Correction { before, now: self.now() }
     }
 

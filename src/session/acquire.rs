@@ -8,7 +8,7 @@ use super::{
     snapshot::{Snapshot, TokenId},
 };
 use crate::{
-    clock::{SLACK, Stamp},
+    clock::{Reading, SLACK, Stamp},
     denial::{Capability, Denial, DenyReason, Remedy},
     error::AuthError,
     event::AuthEvent,
@@ -17,7 +17,10 @@ use crate::{
     state::AuthState,
 };
 use http::{HeaderValue, uri::Authority};
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// A denial that contact would lift starts no exchange for a token that is younger: a gate may want more than contact.
 const CONTACT_EVERY: Duration = Duration::from_secs(60);
@@ -73,8 +76,8 @@ pub(crate) enum Reaction {
 impl Inner {
     /// What a gate may look at, of one snapshot at one moment. By a clock that was turned back nothing is said of time, and
     /// a moment that has not come yet, which a wrong clock has written down, is as good as unknown.
-    fn facts<'a>(&self, snapshot: &'a Snapshot, now: Stamp) -> Facts<'a> {
-        let trusted = self.config.time.is_trusted();
+    fn facts<'a>(&self, snapshot: &'a Snapshot, reading: Reading) -> Facts<'a> {
+        let Reading { now, trusted } = reading;
         let since = |moment: Option<Stamp>| {
             let passed = moment.filter(|moment| trusted && moment.since(now) <= SLACK);
             passed.map(|moment| now.since(moment))
@@ -93,7 +96,12 @@ impl Inner {
     }
 
     /// Asks the gate. Locked, signed-out and never-signed-in sessions are denied before it is asked.
-    pub(crate) fn check(&self, snapshot: &Snapshot, capability: &Capability, now: Stamp) -> Result<(), Denial> {
+    pub(crate) fn check(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        capability: &Capability,
+        reading: Reading,
+    ) -> Result<(), Denial> {
         let state = &snapshot.state;
         let deny = |reason| Err(Denial::new(capability.clone(), reason));
         match (offline::standing(state), &self.config.gate) {
@@ -101,8 +109,8 @@ impl Inner {
             (None, None) if matches!(state, AuthState::ReauthRequired(_)) => deny(DenyReason::ReauthRequired),
             (None, None) => Ok(()),
             (None, Some(gate)) => {
-                self.keep_mark(now);
-                let facts = self.facts(snapshot, now);
+                self.keep_mark(reading.now);
+                let facts = self.facts(snapshot, reading);
                 gate.check(&GateContext { capability, account: &self.id, state, facts: &facts })
             }
         }
@@ -122,17 +130,17 @@ impl Session {
     /// May a request leave now, and with which token?
     pub(crate) fn step(&self, ask: &Ask, trail: Trail<'_>) -> Step {
         let inner = &self.0;
-        let now = inner.now();
+        let reading @ Reading { now, .. } = inner.reading();
         let snapshot = inner.snapshot();
         if let Some(access) = snapshot.ready(now) {
             // The path of nearly every request: no lock, no allocation.
-            return match inner.check(&snapshot, &ask.capability, now) {
+            return match inner.check(&snapshot, &ask.capability, reading) {
                 Ok(()) => Step::Go(Pass::new(&snapshot, access.header.clone(), now)),
                 Err(denial) => self.turn_away(&snapshot, denial, trail, now),
             };
         }
         drop(snapshot);
-        self.step_slowly(ask, trail, now)
+        self.step_slowly(ask, trail, reading)
     }
 
     /// The gate said no: the server or the user is asked if that would help, and nobody has asked for this request.
@@ -165,12 +173,12 @@ impl Session {
     }
 
     #[cold]
-    fn step_slowly(&self, ask: &Ask, trail: Trail<'_>, now: Stamp) -> Step {
-        let inner = &self.0;
+    fn step_slowly(&self, ask: &Ask, trail: Trail<'_>, reading: Reading) -> Step {
+        let (inner, now) = (&self.0, reading.now);
         inner.turn_if_spent();
         let snapshot = inner.snapshot().clone();
         let may_wait = !trail.last && trail.failed.is_none();
-        let verdict = inner.check(&snapshot, &ask.capability, now);
+        let verdict = inner.check(&snapshot, &ask.capability, reading);
         // Somebody else may have signed in: a dead session looks, before its denial counts.
         let hopeless = |denial: &Denial| denial.reason().is_final() && !snapshot.is_dead();
         if let Err(denial) = verdict.as_ref()
@@ -247,9 +255,9 @@ impl Session {
     /// The token for a replay, if the gate consents at this moment (P14).
     pub(crate) fn reissue(&self, ask: &Ask) -> Result<Pass, AuthError> {
         let inner = &self.0;
-        let now = inner.now();
+        let reading @ Reading { now, .. } = inner.reading();
         let snapshot = inner.snapshot();
-        inner.check(&snapshot, &ask.capability, now).map_err(|denial| inner.denied(denial))?;
+        inner.check(&snapshot, &ask.capability, reading).map_err(|denial| inner.denied(denial))?;
         match snapshot.fresh(now) {
             Some(access) => Ok(Pass::new(&snapshot, access.header.clone(), now)),
             None => Err(snapshot.why_no_token()),
@@ -300,7 +308,7 @@ impl Session {
     pub(crate) fn why_not(&self, ask: &Ask, error: AuthError) -> AuthError {
         let inner = &self.0;
         let snapshot = inner.snapshot();
-        match inner.check(&snapshot, &ask.capability, inner.now()) {
+        match inner.check(&snapshot, &ask.capability, inner.reading()) {
             Err(denial) if snapshot.is_dead() => inner.denied(denial),
             _ => error,
         }
@@ -326,7 +334,7 @@ impl Session {
         let inner = &self.0;
         inner.turn_if_spent();
         let snapshot = inner.snapshot().clone();
-        let facts = inner.facts(&snapshot, inner.now());
+        let facts = inner.facts(&snapshot, inner.reading());
         let capability = capability.into();
         look(&GateContext { capability: &capability, account: &inner.id, state: &snapshot.state, facts: &facts })
     }
@@ -334,7 +342,7 @@ impl Session {
     pub(crate) fn permit(&self, capability: Capability) -> Result<Permit, Denial> {
         let inner = &self.0;
         inner.turn_if_spent();
-        let answer = inner.check(&inner.snapshot(), &capability, inner.now());
+        let answer = inner.check(&inner.snapshot(), &capability, inner.reading());
         let account = inner.id.clone();
         match answer {
             Ok(()) => {

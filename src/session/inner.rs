@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     account::AccountId,
-    clock::Stamp,
+    clock::{Reading, Stamp},
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     offline,
@@ -63,6 +63,10 @@ impl Inner {
 
     pub(crate) fn now(&self) -> Stamp {
         self.config.time.now()
+    }
+
+    pub(crate) fn reading(&self) -> Reading {
+        self.config.time.read()
     }
 
     pub(crate) fn monotonic(&self) -> Duration {

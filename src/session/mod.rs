@@ -203,8 +203,8 @@ impl Session {
         self.depart(Departure::Lock(cause)).await
     }
 
-    /// The network is back: ends the backoff, but not a server's `Retry-After`. A session that went stale is refreshed
-    /// in the background.
+    /// The network is back: ends the backoff, but not a server's `Retry-After`. A session that went stale, or whose clock
+    /// cannot be trusted, is refreshed in the background.
     pub fn reconnected(&self) {
         let inner = &self.0;
         let (now, mono) = (inner.now(), inner.monotonic());
@@ -217,7 +217,8 @@ impl Session {
                 edit.amend(|snapshot| snapshot.quiet_until = None);
             }
         });
-        if inner.config.background_refresh && matches!(self.state(), AuthState::OfflineStale { .. }) {
+        let stale = matches!(self.state(), AuthState::OfflineStale { .. });
+        if inner.config.background_refresh && (stale || !inner.config.time.is_trusted()) {
             let _ = inner.join(Want::InsteadOf(inner.snapshot().token_id()));
         }
     }

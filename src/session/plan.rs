@@ -6,7 +6,11 @@ use super::{
     snapshot::is_usable,
     vault::Found,
 };
-use crate::{clock::Stamp, store::Version, token::AccessToken};
+use crate::{
+    clock::{SLACK, Stamp},
+    store::Version,
+    token::AccessToken,
+};
 use std::time::Duration;
 
 /// What was read under the lease, and what the flight knows.
@@ -85,7 +89,8 @@ pub(crate) fn plan<'a>(view: &View<'a>, at: &Circumstances<'_>) -> Plan<'a> {
         return Plan::Adopt(record);
     }
     if let Some(failure) = &record.failure {
-        let forgiven = at.forgiven.is_some_and(|moment| failure.at <= moment);
+        // A moment that has not come yet was told by a wrong clock: it forgives nothing.
+        let forgiven = at.forgiven.is_some_and(|moment| failure.at <= moment && moment.since(at.now) <= SLACK);
         let end = if forgiven { failure.told_until } else { Some(failure.until) };
         if let Some(left) = end.and_then(|end| failure.left(end, at.now)) {
             return Plan::CoolingDown(failure, left);

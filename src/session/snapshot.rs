@@ -152,9 +152,9 @@ impl Snapshot {
                         *moment = access.sent_at.plus(moment.since(before));
                     }
                 }
-                self.quiet_until = None;
             }
         }
+        self.quiet_until = None;
         for moment in [&mut self.last_online_auth_at, &mut self.auth_time, &mut self.grants_at].into_iter().flatten() {
             *moment = corrected(*moment);
         }

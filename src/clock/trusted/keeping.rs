@@ -1,6 +1,6 @@
 //! The mark of a [`Timekeeper`]: when it is due, what is in it, and what is learned from the marks of others.
 
-use super::{ANCHORED, BEHIND_MARK, Timekeeper, Word};
+use super::{ANCHORED, BEHIND_MARK, Correction, Timekeeper, Word};
 use crate::clock::{
     mark::{Kept, Mark},
     stamp::{Stamp, micros},
@@ -67,15 +67,17 @@ impl Timekeeper {
         Saving { mark, news, saver: self.savers.clone() }
     }
 
-    /// Saves it together with what others have kept meanwhile, and takes over what they know better. Blocks.
-    pub(crate) fn save(&self, saving: Saving) {
+    /// Saves it together with what others have kept meanwhile, and takes over what they know better. Blocks. Answers what
+    /// that has made of time.
+    pub(crate) fn save(&self, saving: Saving) -> Correction {
         let Saving { mut mark, news, saver: _saver } = saving;
         let _saves = self.saves.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = match Mark::read(self.clock.load_mark().as_deref()) {
-            Kept::Newer => return,
+            Kept::Newer => return Correction::NONE,
             Kept::Nothing => None,
             Kept::Mark(kept) => Some(kept),
         };
+        let mut correction = Correction::NONE;
         if let Some(kept) = &kept {
             match news {
                 // Whatever they count: nobody has asked a server since.
@@ -83,7 +85,7 @@ impl Timekeeper {
                     mark.contacts = mark.contacts.max(kept.contacts.saturating_add(1));
                     self.contacts.fetch_max(mark.contacts, Relaxed);
                 }
-                false => self.absorb(kept),
+                false => correction = self.corrects(|| self.absorb(kept)),
             }
             mark = mark.merged(kept);
         }
@@ -92,6 +94,7 @@ impl Timekeeper {
         {
             self.clock.save_mark(&bytes);
         }
+        correction
     }
 
     /// What another process of this machine has kept.

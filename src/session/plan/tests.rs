@@ -179,6 +179,9 @@ fn step_2b_a_remembered_failure_is_everybodys() {
     assert_eq!(Case { forgiven, ..case(lengthened) }.run(), "cool down 20");
     let forgiven = Some(now().minus(2 * SEC));
     assert_eq!(Case { forgiven, ..case(with(failed(60 * SEC, false))) }.run(), "cool down 60");
+    // The network came back, by a clock that was an hour ahead.
+    let forgiven = Some(now().plus(3600 * SEC));
+    assert_eq!(Case { forgiven, ..case(with(failed(60 * SEC, false))) }.run(), "cool down 60");
     // It comes before the journal of another: nobody need wait for what is not to be tried.
     assert_eq!(leased(with(|r| (failed(SEC, false)(r), journal("other", SEC)(r)).0)).run(), "cool down 1");
 }

@@ -78,13 +78,20 @@
 //!   be trusted ([`GateContext::now`] is `None`), and a policy denies what hangs on it as [`DenyReason::ClockUntrusted`]
 //!   until the next contact with the token endpoint. Tokens go on: the server judges those.
 //! - A clock that was ahead, by ten years even, is healed by the next anchor, and what was written down by it is corrected.
-//!   The `Date` of any other server that gets a token only says that it is not earlier.
+//!   The `Date` of any other server that gets a token only says that it is not earlier, and that until an anchor says
+//!   otherwise.
 //!
 //! The mark belongs to the machine: [`SystemClock::with_mark`] keeps it in a file; without it, it lasts as long as the
-//! process. What is left as a risk: while nobody can be asked, whoever starts the machine anew and sets the clock to just
-//! past the mark, each time, gains the time that it was off (and up to a minute for each process that was killed rather
-//! than closed); and whoever deletes the file, the time since the last token answer. Rules that ask for the server
-//! ("online") are the answer to that. Sign-ins should have the `Date` of their answer
+//! process. What is left as a risk, while nobody can be asked:
+//!
+//! - Whoever starts the machine anew and sets the clock to just past the mark, each time, gains the time since the mark was
+//!   last kept: that the machine was off, or that no session kept it. It is kept when a server has told something new, once
+//!   a minute while a gate is asked, and by [`Session::close`]. Where the start of the machine is not known (see
+//!   [`SystemClock`]), starting the program anew is enough.
+//! - Whoever deletes the file gains the time since the last token answer.
+//! - A virtual machine that is paused, or put back to a snapshot, does not count that time.
+//!
+//! Rules that ask for the server ("online") are the answer to that. Sign-ins should have the `Date` of their answer
 //! ([`Tokens::with_date`]), and so should what a closure returns: without one the wall clock is all there is.
 //!
 //! # Runtime

@@ -125,7 +125,8 @@ impl Tokens {
     }
 
     /// The `Date` of the token endpoint's answer, which came over TLS or from this machine: an anchor of trusted time. Not
-    /// that of an answer from a cache. One before 2000 or after 9999 counts as none: no clock says so that was ever set.
+    /// that of an answer from a cache, and not long after: it counts as what time it is when the tokens are taken. One before
+    /// 2000 or after 9999 counts as none: no clock says so that was ever set.
     pub fn with_date(mut self, date: SystemTime) -> Self {
         self.date = Some(date);
         self

@@ -15,6 +15,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
     },
     time::{Duration, SystemTime},
 };
@@ -845,7 +846,7 @@ async fn p15_a_clock_that_panics_over_its_mark_has_none() {
 #[tokio::test(start_paused = true)]
 async fn p02_a_clock_that_hangs_over_its_mark_keeps_nobody() {
     #[derive(Clone)]
-    struct Hanging(ManualClock, Arc<AtomicUsize>, Arc<Mutex<()>>);
+    struct Hanging(ManualClock, Arc<AtomicUsize>, Arc<Mutex<Option<mpsc::Receiver<()>>>>);
     impl Clock for Hanging {
         fn now(&self) -> SystemTime {
             self.0.now()
@@ -855,14 +856,16 @@ async fn p02_a_clock_that_hangs_over_its_mark_keeps_nobody() {
         }
         fn load_mark(&self) -> Option<Vec<u8>> {
             self.1.fetch_add(1, Relaxed);
-            drop(self.2.lock().unwrap());
+            // Until nobody can send any more.
+            let _ = self.2.lock().unwrap().as_ref().map(mpsc::Receiver::recv);
             None
         }
     }
-    let (mut machine, hang) = (Machine::new(start()), Arc::new(Mutex::new(())));
+    let (mut machine, hang) = (Machine::new(start()), Arc::new(Mutex::new(None)));
     let clock = Hanging(machine.clock.clone(), Arc::default(), hang.clone());
     let session = machine.builder().clock(clock.clone()).open("alice").await.unwrap();
-    let held = hang.lock().unwrap();
+    let (held, hangs) = mpsc::channel();
+    *hang.lock().unwrap() = Some(hangs);
     // In a runtime that has work off its threads, paused time does not move by itself.
     let patient = async |work: &mut (dyn Future<Output = ()> + Unpin)| {
         for secs in 0.. {

@@ -12,7 +12,7 @@ use super::{
     vault::LEASE_WAIT,
 };
 use crate::{
-    clock::{SLACK, Stamp},
+    clock::Stamp,
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     failure::{FailureKind, RefreshError},
@@ -224,8 +224,8 @@ impl Course<'_> {
             FailureKind::Unrecognized => {
                 let now = inner.now();
                 let refusals = match attempt.record.refusals {
-                    // One from the future says only that a clock was wrong; but those of two machines differ a little.
-                    Some(b) if b.last_at.since(now) <= SLACK && now.since(b.last_at) < REFUSALS_APART => b,
+                    // One from the future says only that a clock was wrong.
+                    Some(before) if before.last_at <= now && now.since(before.last_at) < REFUSALS_APART => before,
                     before => Refusals { count: before.map_or(0, |b| b.count).saturating_add(1), last_at: now },
                 };
                 attempt.record.refusals = Some(refusals);

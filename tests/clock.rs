@@ -490,8 +490,11 @@ async fn p15_every_answer_of_the_token_endpoint_is_an_anchor_and_nothing_else_is
         let session = endpoint.open(&machine).await;
         endpoint.reply(status, headers, takes);
         assert_eq!(session.refresh().await.is_ok(), status == 200, "{told}");
-        session.close().await.unwrap();
         let wanted = if anchors { truth } else { truth - HOUR + takes };
+        // A process that is killed now has told the next one.
+        tokio::time::sleep(SEC).await;
+        assert_eq!(time(&machine.open().await), Some(wanted), "{told}");
+        session.close().await.unwrap();
         assert_eq!(time(&session), Some(wanted), "{told}");
         assert_eq!(ask(&session, "view"), OPEN, "{told}");
     }
@@ -981,6 +984,7 @@ async fn p15_a_pause_from_the_future_does_not_keep_anybody_quiet() {
     let alice = right.open().await;
     assert_eq!(time(&alice), Some(start()));
     assert_eq!(ask(&alice, "view"), CLOSED, "when it was, nobody knows");
+    assert_eq!(ask(&alice, "now"), Err(DenyReason::OnlineRequired), "nor how old the token is");
     right.issuer.books().number = 0;
     right.refresh(&alice).await;
     assert_eq!(right.issuer.exchanges(), 2);

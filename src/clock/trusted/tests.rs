@@ -350,6 +350,27 @@ fn of_two_that_know_the_same_the_greater_mark_counts_and_every_doubt() {
     assert_eq!((now(&first), now(&second)), (Some(truth() + 2 * HOUR), Some(truth() + 2 * HOUR)));
 }
 
+/// P15: turned back and right again, and only one of them has looked in between.
+#[test]
+fn what_one_process_has_noticed_is_true_for_those_that_did_not_look() {
+    let (clock, first) = at(truth());
+    let second = open(&clock);
+    assert_eq!((now(&first), now(&second)), (Some(truth()), Some(truth())));
+    let early = first.saving();
+    clock.set_wall(truth() - DAY);
+    assert_eq!(now(&second), None);
+    clock.set_wall(truth());
+    save(&second);
+    assert_eq!(now(&first), Some(truth()), "it has not heard of it");
+    let _ = first.save(early);
+    assert_eq!(now(&first), None);
+    assert_eq!(now(&open(&clock)), None, "nor does it take that back");
+    anchor(&first, truth());
+    save(&first);
+    save(&second);
+    assert_eq!((now(&second), now(&open(&clock))), (Some(truth()), Some(truth())));
+}
+
 #[test]
 fn nobody_takes_back_what_another_one_saved_meanwhile() {
     let (clock, first) = at(truth());

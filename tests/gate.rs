@@ -405,3 +405,21 @@ async fn p13_a_request_that_waits_is_denied_by_a_sign_out_or_a_lock() {
         assert_eq!(rig.seen.len(), 0);
     }
 }
+
+/// Nobody has asked since the token was spent: what an interface is told is what a request would be.
+#[tokio::test(start_paused = true)]
+async fn p14_authorize_and_with_gate_context_see_that_the_token_is_spent_by_now() {
+    for explained in [false, true] {
+        let stale = |cx: &GateContext<'_>| matches!(cx.state(), AuthState::OfflineStale { .. });
+        let gate = gate_fn(move |cx| if stale(cx) { Err(cx.deny(DenyReason::ReadOnly)) } else { Ok(()) });
+        let rig = Rig::with(|builder| builder.gate(gate)).await;
+        rig.issuer.fail(|| RefreshError::transient("busy").retry_after(600 * SEC));
+        rig.session.refresh().await.unwrap_err();
+        assert!(rig.session.authorize("write").is_ok(), "it may be used up");
+        rig.expire();
+        match explained {
+            true => assert!(rig.session.with_gate_context("write", stale)),
+            false => assert_eq!(rig.session.authorize("write").unwrap_err().reason(), DenyReason::ReadOnly),
+        }
+    }
+}

@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc};
 /// assert_eq!((bob.subject(), bob.tenant()), ("bob", Some("acme")));
 /// assert_ne!(bob, AccountId::from("bob"));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId {
     subject: Arc<str>,
     tenant: Option<Arc<str>>,

@@ -124,6 +124,10 @@ mod store;
 mod token;
 
 pub use account::{AccountId, AccountKey};
+#[cfg(feature = "reqwest-middleware")]
+pub use adapters::AuthMiddleware;
+#[cfg(feature = "tonic")]
+pub use adapters::grpc_status;
 #[cfg(feature = "test-util")]
 pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock};
@@ -145,11 +149,13 @@ pub use offline::{
 pub use origin::Origins;
 #[cfg(feature = "hyper-client")]
 pub use refresher::HyperTokens;
+#[cfg(feature = "reqwest")]
+pub use refresher::ReqwestTokens;
 pub use refresher::{
     ClientAuth, ClientCredentials, OAuth2Refresher, RefreshGrant, Refresher, RevokeGrant, Revoked, SharedRefresher,
     refresh_fn,
 };
-pub use session::{KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
+pub use session::{Accounts, KeepFresh, Session, SessionBuilder, SignOut, StateWatch};
 pub use state::{AuthState, LockCause, ReauthCause, SignedOutCause};
 #[cfg(feature = "file")]
 pub use store::FileStore;

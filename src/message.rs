@@ -3,14 +3,15 @@
 
 use http::{Extensions, HeaderMap, Method, StatusCode};
 
-/// A request this layer can authenticate: `http::Request<B>`. Sealed; it may grow.
+/// A request this layer can authenticate: `http::Request<B>`, and `reqwest::Request` with feature `reqwest`. Sealed; it may
+/// grow.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a request that `AuthService` knows",
     note = "`http::Request<B>`, and `reqwest::Request` with feature `reqwest`"
 )]
 pub trait HttpRequest: sealed::Request {}
 
-/// A response this layer can read: `http::Response<B>`. Sealed; it may grow.
+/// A response this layer can read: `http::Response<B>`, and `reqwest::Response` with feature `reqwest`. Sealed; it may grow.
 pub trait HttpResponse: sealed::Response {}
 
 pub(crate) mod sealed {
@@ -52,6 +53,11 @@ pub(crate) mod sealed {
         fn headers(&self) -> &HeaderMap;
         fn extensions(&self) -> &Extensions;
         fn extensions_mut(&mut self) -> &mut Extensions;
+
+        /// Where it came from, if a client that follows redirects by itself has noted that.
+        fn source(&self) -> Option<Target<'_>> {
+            None
+        }
     }
 }
 

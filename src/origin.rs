@@ -102,6 +102,11 @@ impl Origins {
         found
     }
 
+    /// Whether `target` is the origin with this index.
+    pub(crate) fn is(&self, index: usize, target: &Target<'_>) -> bool {
+        matches!(self.find(target), Match::Allowed(found) if self.name(found) == self.name(index))
+    }
+
     pub(crate) fn find_uri(&self, uri: &http::Uri) -> Match {
         self.find(&Target {
             scheme: uri.scheme_str(),

@@ -9,7 +9,7 @@ use crate::{
     clock::Stamp,
     error::{AuthError, ErrorKind},
     message::{HttpRequest, HttpResponse, ResponseHead},
-    session::{Answer, Landing, Pass, Prompted, Reaction, Step, TokenId, Trail},
+    session::{Answer, Landing, Pass, Prompted, Reaction, Session, Step, TokenId, Trail},
 };
 use http::{
     HeaderMap, HeaderValue,
@@ -21,7 +21,7 @@ use tower_service::Service;
 
 /// What stays the same from the first attempt to the last.
 pub(super) struct Errand<S, P> {
-    pub(super) auth: Arc<Auth>,
+    auth: Arc<Auth>,
     replay: P,
     /// How the inner service is cloned: `poll` needs no bound for it.
     clone: fn(&S) -> S,
@@ -63,29 +63,34 @@ impl<S, P> Errand<S, P> {
         Self { auth: auth.clone(), replay, clone, claim, turns: 0, prompted: false, failed: None, replayed: false }
     }
 
+    /// Chosen at the start, and held to the end, whoever is active by then (P12).
+    pub(super) fn session(&self) -> &Session {
+        &self.claim.session
+    }
+
     fn step(&self) -> Step {
         let trail = Trail { failed: self.failed.as_ref(), prompted: self.prompted, last: self.turns >= TURNS };
-        self.auth.session.step(&self.claim.ask, trail)
+        self.session().step(&self.claim.ask, trail)
     }
 
     pub(super) fn reissue(&self) -> Result<Pass, AuthError> {
-        self.auth.session.reissue(&self.claim.ask)
+        self.session().reissue(&self.claim.ask)
     }
 
     fn react(&self, token: TokenId) -> Reaction {
-        self.auth.session.refused(token, self.auth.origins.name(self.claim.origin))
+        self.session().refused(token, self.auth.origins.name(self.claim.origin))
     }
 
     pub(super) fn is_reentrant(&self) -> bool {
-        self.auth.session.is_reentrant()
+        self.session().is_reentrant()
     }
 
     pub(super) fn is_within_prompt(&self) -> bool {
-        self.auth.session.is_within_prompt()
+        self.session().is_within_prompt()
     }
 
     pub(super) fn why_not(&self, error: AuthError) -> AuthError {
-        self.auth.session.why_not(&self.claim.ask, error)
+        self.session().why_not(&self.claim.ask, error)
     }
 
     pub(super) fn landed(&mut self, outcome: Result<(), AuthError>) {
@@ -179,7 +184,12 @@ impl<S, P> Errand<S, P> {
 
     /// What a response says; `true`: it refuses the token.
     pub(super) fn answered<Res: HttpResponse>(&self, response: &mut Res, left: Stamp) -> bool {
-        self.auth.session.answered(date(response.headers()), left);
+        // The client below has followed a redirect: the token did not go there, and what is said there is not about it.
+        let elsewhere = response.source().is_some_and(|source| !self.auth.origins.is(self.claim.origin, &source));
+        self.session().answered(if elsewhere { None } else { date(response.headers()) }, left);
+        if elsewhere {
+            return false;
+        }
         match judge(&ResponseHead::of(response), self.auth.rejected.as_deref()) {
             Verdict::Deliver => false,
             Verdict::Annotate(challenge) => {
@@ -205,7 +215,7 @@ impl<S, P> Errand<S, P> {
         P: Replay<Req>,
     {
         if self.replayed {
-            self.auth.session.refused_again(token, self.auth.origins.name(self.claim.origin));
+            self.session().refused_again(token, self.auth.origins.name(self.claim.origin));
             return Err(response);
         }
         if self.is_reentrant() {

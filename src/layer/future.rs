@@ -3,7 +3,7 @@
 use super::{
     errand::{Errand, POLLED_AFTER_END, State, StateProj, annotated, attach, give_back, reentrant},
     replay::Replay,
-    route::{Auth, Claim},
+    route::{Auth, Claim, Place},
 };
 use crate::{
     error::{AuthError, BoxError},
@@ -58,11 +58,12 @@ where
     P: Replay<Req> + Clone,
 {
     /// A request that gets a token. The inner service is ready.
-    pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, origin: usize) -> Self {
+    pub(super) fn start(service: &mut S, auth: &Arc<Auth>, replay: &P, mut request: Req, place: Place) -> Self {
+        let Place { session, origin } = place;
         let ask = auth.ask(&request);
-        let step = auth.session.step(&ask, Trail::default());
+        let step = session.step(&ask, Trail::default());
         // Made last: what was written just now is slow to move.
-        let errand = |ask| Errand::new(auth, replay.clone(), Claim { ask, origin }, S::clone);
+        let errand = |ask| Errand::new(auth, replay.clone(), Claim { ask, session, origin }, S::clone);
         let state = match step {
             Step::Go(pass) => {
                 // The ready instance is called; a clone is made only for a request that can be replayed.
@@ -111,7 +112,7 @@ where
                             errand.answered(response, left).then_some((errand, token))
                         }
                         (Some(errand), Some(_), Err(_)) => {
-                            errand.auth.session.unanswered();
+                            errand.session().unanswered();
                             None
                         }
                         _ => None,

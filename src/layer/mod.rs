@@ -21,10 +21,10 @@ use crate::{
     error::BoxError,
     message::{HttpRequest, HttpResponse, RequestHead, ResponseHead},
     origin::Origins,
-    session::Session,
+    session::{Accounts, Session},
 };
 use http::Uri;
-use route::{Auth, Route};
+use route::{Auth, Holder, Route};
 use std::{
     fmt,
     sync::Arc,
@@ -65,8 +65,22 @@ pub struct AuthLayer<P = CloneBody> {
 impl AuthLayer {
     /// One account; its tokens go to these origins only.
     pub fn new(session: Session, origins: Origins) -> Self {
+        Self::of(Holder::One(session), origins)
+    }
+
+    /// Several accounts; their tokens go to these origins only. A request says whose it is by an [`AccountId`] or a
+    /// [`Permit`](crate::Permit) among its extensions, or all do by [`account`](Self::account); else it is the
+    /// [active](Accounts::active) account's. It keeps that account to its end, whatever is switched meanwhile.
+    ///
+    /// If it names an account that is not open, or two different ones, it is `Misconfigured`; if it names none, and none
+    /// is active, `SignedOut`.
+    pub fn for_accounts(accounts: Accounts, origins: Origins) -> Self {
+        Self::of(Holder::Many(accounts), origins)
+    }
+
+    fn of(holder: Holder, origins: Origins) -> Self {
         let auth = Auth {
-            session,
+            holder,
             origins,
             account: None,
             default_origin: None,
@@ -89,8 +103,14 @@ impl<P> AuthLayer<P> {
         AuthLayer { auth: self.auth, replay }
     }
 
-    /// The account of every request through this layer. One that is not the session's makes every request
-    /// `Misconfigured`.
+    /// How requests are kept, by what was said before.
+    #[cfg(feature = "reqwest-middleware")]
+    pub(crate) fn map_replay<Q>(self, f: impl FnOnce(P) -> Q) -> AuthLayer<Q> {
+        AuthLayer { auth: self.auth, replay: f(self.replay) }
+    }
+
+    /// The account of every request through this layer. A request that names another one is `Misconfigured`, and every
+    /// request is if it is not the session's.
     pub fn account(self, account: impl Into<AccountId>) -> Self {
         let account = account.into();
         self.with(|auth| auth.account = Some(account))
@@ -122,7 +142,7 @@ impl<P> AuthLayer<P> {
 impl<P> fmt::Debug for AuthLayer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthLayer")
-            .field("session", &self.auth.session)
+            .field("holder", &self.auth.holder)
             .field("origins", &self.auth.origins)
             .finish_non_exhaustive()
     }
@@ -197,8 +217,8 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         match self.auth.route(&request) {
             Ok(Route::Untouched) => ResponseFuture::untouched(self.inner.call(request)),
-            Ok(Route::Authenticated(origin)) => {
-                ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, origin)
+            Ok(Route::Authenticated(place)) => {
+                ResponseFuture::start(&mut self.inner, &self.auth, &self.replay, request, place)
             }
             Err(error) => {
                 errand::give_back(&mut self.inner);

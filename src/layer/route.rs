@@ -7,9 +7,9 @@ use crate::{
     message::{HttpRequest, RequestHead, ResponseHead},
     offline::Permit,
     origin::{Match, Origins},
-    session::{Ask, Session},
+    session::{Accounts, Ask, Session},
 };
-use http::{Uri, header::AUTHORIZATION, uri::Authority};
+use http::{Extensions, Uri, header::AUTHORIZATION, uri::Authority};
 use std::sync::Arc;
 
 /// Request extension: send this one without a token, and without asking the gate. For sign-in calls and public paths.
@@ -23,10 +23,17 @@ pub struct ForwardStale;
 pub(super) type CapabilityFn = dyn Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync;
 pub(super) type RejectedFn = dyn Fn(&ResponseHead<'_>) -> bool + Send + Sync;
 
+/// Whose tokens they are.
+#[derive(Clone, Debug)]
+pub(super) enum Holder {
+    One(Session),
+    Many(Accounts),
+}
+
 /// What all services of a layer share.
 #[derive(Clone)]
 pub(super) struct Auth {
-    pub(super) session: Session,
+    pub(super) holder: Holder,
     pub(super) origins: Origins,
     pub(super) account: Option<AccountId>,
     pub(super) default_origin: Option<Uri>,
@@ -39,13 +46,20 @@ pub(super) struct Auth {
 pub(super) enum Route {
     /// Without a token.
     Untouched,
-    /// With a token of the session, to the origin with this index.
-    Authenticated(usize),
+    /// With a token.
+    Authenticated(Place),
+}
+
+/// With a token of this session, to the origin with this index.
+pub(super) struct Place {
+    pub(super) session: Session,
+    pub(super) origin: usize,
 }
 
 /// What a request claims.
 pub(super) struct Claim {
     pub(super) ask: Ask,
+    pub(super) session: Session,
     pub(super) origin: usize,
 }
 
@@ -82,17 +96,35 @@ impl Auth {
                 return Err(AuthError::misconfigured(why));
             }
         };
-        if self.session.is_endpoint(&target) || self.session.is_reentrant() {
+        let session = self.session(extensions)?;
+        if session.is_endpoint(&target) || session.is_reentrant() {
             let why = "a token request went through the layer that waits for it";
             return Err(AuthError::new(ErrorKind::Reentrant, why));
         }
+        Ok(Route::Authenticated(Place { session, origin }))
+    }
+
+    /// Whose token a request gets. Whatever names an account has to name the same one.
+    fn session(&self, extensions: Option<&Extensions>) -> Result<Session, AuthError> {
         let permit = extensions.and_then(|extensions| extensions.get::<Permit>());
         let named = extensions.and_then(|extensions| extensions.get::<AccountId>());
         let mut accounts = permit.map(Permit::account).into_iter().chain(named).chain(&self.account);
-        if accounts.any(|account| account != self.session.account()) {
-            return Err(AuthError::misconfigured("the request names another account than the session's"));
+        let session = match &self.holder {
+            Holder::One(session) => session.clone(),
+            Holder::Many(all) => match accounts.next() {
+                Some(account) => all.get(account).ok_or_else(|| {
+                    AuthError::misconfigured("the request names an account that is not open: see `Accounts::open`")
+                })?,
+                None => all.active().ok_or_else(|| {
+                    let why = "the request names no account, and none is active: see `Accounts::set_active`";
+                    AuthError::new(ErrorKind::SignedOut, why)
+                })?,
+            },
+        };
+        match accounts.all(|account| account == session.account()) {
+            true => Ok(session),
+            false => Err(AuthError::misconfigured("the request names another account than the session's")),
         }
-        Ok(Route::Authenticated(origin))
     }
 
     /// What a request that gets a token wants to do, and what it puts up with.

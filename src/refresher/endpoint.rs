@@ -6,7 +6,7 @@ mod client;
 mod tests;
 
 pub(super) use client::Http;
-#[cfg(feature = "hyper-client")]
+#[cfg(any(feature = "hyper-client", feature = "reqwest"))]
 pub(crate) use client::NotSent; // for token clients of our own
 
 use super::{RevokeGrant, Revoked, answer};

@@ -6,8 +6,10 @@ mod endpoint;
 #[cfg(feature = "hyper-client")]
 mod hyper;
 mod oauth2;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod shared;
-#[cfg(feature = "hyper-client")]
+#[cfg(any(feature = "hyper-client", feature = "reqwest"))]
 mod token_body;
 
 pub use client_credentials::ClientCredentials;
@@ -15,6 +17,8 @@ pub use endpoint::ClientAuth;
 #[cfg(feature = "hyper-client")]
 pub use hyper::HyperTokens;
 pub use oauth2::OAuth2Refresher;
+#[cfg(feature = "reqwest")]
+pub use reqwest::ReqwestTokens;
 pub use shared::SharedRefresher;
 
 use crate::{

@@ -1,26 +1,23 @@
-//! [`SessionBuilder`]: what a session is made of, and how it begins.
+//! [`SessionBuilder`]: what a session is made of.
 
 use super::{
     Session,
+    accounts::Accounts,
     config::{Config, OnLock, OnWipe},
-    cooldown::CoolDown,
-    expiry,
-    inner::Inner,
     mark,
-    record::{Record, Standing},
-    snapshot::{Snapshot, Windows},
+    open::Foundation,
+    snapshot::Windows,
     tasks,
-    vault::{Vault, is_in_the_way, is_unreadable},
 };
 use crate::{
-    account::{AccountId, hex},
+    account::AccountId,
     clock::{Clock, SystemClock},
     error::AuthError,
     event::Observer,
-    failure::{FailureClassifier, RefreshError},
+    failure::FailureClassifier,
     offline::{Connectivity, DynStepUp, OfflineGate, Reachability, StepUp},
     refresher::{Refresher, SharedRefresher},
-    state::{AuthState, LockCause, SignedOutCause},
+    state::LockCause,
     store::{MemoryStore, SessionStore, SharedStore},
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -193,11 +190,41 @@ impl SessionBuilder {
     /// [`for_sign_in`](Self::for_sign_in)). `Misconfigured` if it belongs to another issuer or client, or if there is no tokio runtime (with its timer).
     pub async fn open(self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
+        self.foundation().await?.open(account).await
+    }
+
+    /// Restores every account of this issuer and client that the store has a record of, those that were signed out with
+    /// [`SignOut::Soft`](crate::SignOut::Soft) included; no exchange, and no lease. They share all that the builder says.
+    ///
+    /// One whose record cannot be read is left out, so that it is in nobody's way: [`Accounts::open`] says why, and does
+    /// with it what [`open`](Self::open) would.
+    ///
+    /// # Errors
+    /// `Store` if the store is out of reach, or if it has records, none can be read, and a key, a permission or a newer
+    /// version of this crate would help; `Misconfigured` without a tokio runtime (with its timer).
+    ///
+    /// ```
+    /// use tower_reauth::{MemoryStore, Session, Tokens, refresh_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::AuthError> {
+    /// let accounts = Session::builder(refresh_fn(async |_| Ok(Tokens::new("fresh"))))
+    ///     .store(MemoryStore::new())
+    ///     .open_accounts()
+    ///     .await?;
+    /// assert!(accounts.ids().is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_accounts(self) -> Result<Accounts, AuthError> {
+        let foundation = self.foundation().await?;
+        let restored = foundation.open_all().await?;
+        Ok(Accounts::new(foundation, restored))
+    }
+
+    async fn foundation(self) -> Result<Foundation, AuthError> {
         let runtime = tasks::runtime()?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let time = mark::open(&runtime, clock).await;
         let store = self.store.unwrap_or_else(|| SharedStore::new(MemoryStore::new()));
-        let vault = Vault::new(store, account, self.refresher.issuer(), self.refresher.client_id());
         let config = Arc::new(Config {
             self_starting: !self.refresher.needs_refresh_token(),
             endpoint: self.refresher.issuer().parse().ok().filter(is_endpoint),
@@ -216,78 +243,11 @@ impl SessionBuilder {
             on_wipe: self.on_wipe,
             on_lock: self.on_lock,
         });
-        restore(config, vault, self.for_sign_in).await
+        Ok(Foundation { config, store, for_sign_in: self.for_sign_in })
     }
 }
 
 /// An issuer that is a token endpoint, as that of the OAuth refreshers is; a bare origin is none.
 fn is_endpoint(issuer: &http::Uri) -> bool {
     issuer.authority().is_some() && issuer.path().len() > 1
-}
-
-async fn restore(config: Arc<Config>, vault: Vault, for_sign_in: bool) -> Result<Session, AuthError> {
-    let mut owner = [0; 16];
-    getrandom::fill(&mut owner)
-        .map_err(|error| AuthError::misconfigured("the system has no random numbers").caused_by(error.to_string()))?;
-    let found = match vault.load().await {
-        Err(error) if for_sign_in && is_in_the_way(&error) => None,
-        Err(error) if is_unreadable(&error) => {
-            vault.put_aside(config.term()).await;
-            return Err(error);
-        }
-        found => found?,
-    };
-    let mark = vault.mark().await?;
-    let live = found.map(|found| found.record).filter(|record| record.epoch >= mark);
-    let snapshot = match &live {
-        Some(record) => Snapshot::new(record.epoch, record.generation, with_record(record)),
-        None => Snapshot::new(mark, 0, without_record(mark, config.self_starting)),
-    };
-    let inner = Arc::new(Inner::new(config, vault, hex(&owner), snapshot));
-    if let Some(record) = &live {
-        inner.restore(record);
-        expiry::watch_expiry(&inner);
-    }
-    Ok(Session(inner))
-}
-
-/// Where a session begins that has a record, before what it says is adopted.
-fn with_record(record: &Record) -> AuthState {
-    match record.standing {
-        Standing::SignedOut => AuthState::SignedOut(SignedOutCause::Here),
-        Standing::SignedIn | Standing::ReauthRequired(_) | Standing::Locked(_) => {
-            AuthState::Active { reauth_pending: false, unsaved: false }
-        }
-    }
-}
-
-/// Where a session stands that has no record.
-fn without_record(mark: u64, self_starting: bool) -> AuthState {
-    match mark {
-        mark if mark % 2 == 1 => AuthState::SignedOut(SignedOutCause::Here),
-        _ if self_starting => AuthState::Active { reauth_pending: false, unsaved: false },
-        0 => AuthState::SignedOut(SignedOutCause::Never),
-        _ => AuthState::SignedOut(SignedOutCause::Elsewhere),
-    }
-}
-
-impl Inner {
-    /// What a record says, at the start of a session.
-    fn restore(&self, record: &Record) {
-        if record.standing != Standing::SignedOut {
-            self.adopt(record, record.epoch);
-            if !self.config.time.is_trusted() {
-                // How old it is, nobody knows: as good as spent, until a server has been asked.
-                self.edit(|edit| edit.amend(|snapshot| snapshot.refused = true));
-            }
-        }
-        let now = self.now();
-        if let Some(failure) = &record.failure
-            && let Some(left) = failure.left(failure.until, now)
-        {
-            let error = AuthError::from(RefreshError::new(failure.kind.into()));
-            self.remember(record.epoch, CoolDown::stored(failure, left, error, now, self.monotonic()));
-        }
-        self.turn_if_spent();
-    }
 }

@@ -3,6 +3,7 @@
 //! Requests read a [`snapshot`](snapshot::Snapshot) and nothing else. A refresh is a detached task that owns everything
 //! between "a new token is needed" and "it is durable and published". What decides is pure: `plan` and `state`.
 
+mod accounts;
 mod acquire;
 mod adopt;
 mod builder;
@@ -17,6 +18,7 @@ mod inner;
 mod keep_fresh;
 mod keeper;
 mod mark;
+mod open;
 mod outcome;
 mod plan;
 mod record;
@@ -32,6 +34,7 @@ mod vault;
 mod verdict;
 mod watch;
 
+pub use accounts::Accounts;
 pub use builder::SessionBuilder;
 pub use desk::SignOut;
 pub use keep_fresh::KeepFresh;

@@ -139,6 +139,19 @@ impl Vault {
     }
 }
 
+/// Whose records the store has.
+pub(crate) async fn keys(store: &SharedStore) -> Result<Vec<AccountKey>, StoreError> {
+    bounded(CALL, store.accounts()).await
+}
+
+/// Whose record that is, in the application's words.
+pub(crate) async fn account_at(store: &SharedStore, key: &AccountKey) -> Result<Option<AccountId>, AuthError> {
+    match bounded(CALL, store.load(key)).await? {
+        Some(stored) => Ok(Some(Record::read(stored.bytes())?.account())),
+        None => Ok(None),
+    }
+}
+
 async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
         Ok(Ok(answer)) => answer,
@@ -154,6 +167,11 @@ fn store_kind(error: &AuthError) -> Option<StoreErrorKind> {
 /// Not now, and not ever.
 pub(crate) fn is_unreadable(error: &AuthError) -> bool {
     matches!(store_kind(error), Some(StoreErrorKind::Corrupt | StoreErrorKind::TooLarge))
+}
+
+/// Not now: a key, a permission or a newer program would help.
+pub(crate) fn is_denied(error: &AuthError) -> bool {
+    matches!(store_kind(error), Some(StoreErrorKind::Denied | StoreErrorKind::NewerVersion))
 }
 
 /// Not now, and perhaps not ever: its key or its permissions are not to be had.

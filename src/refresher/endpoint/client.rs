@@ -120,7 +120,7 @@ async fn read<B: Body<Error: Into<BoxError>>>(body: B) -> Result<Zeroizing<Vec<u
 pub(crate) struct NotSent(BoxError);
 
 impl NotSent {
-    #[cfg_attr(not(feature = "hyper-client"), allow(dead_code))] // for token clients of our own
+    #[cfg_attr(not(any(feature = "hyper-client", feature = "reqwest")), allow(dead_code))] // for token clients of our own
     pub(crate) fn new(error: impl Into<BoxError>) -> Self {
         Self(error.into())
     }

@@ -1,0 +1,93 @@
+//! `reqwest::Client` behind the layer: [`reqwest::Request`] and [`reqwest::Response`] as they are.
+
+use crate::{
+    layer::{CloneBody, EmptyOnly, Replay},
+    message::{HttpRequest, HttpResponse, sealed},
+};
+use http::{Extensions, HeaderMap, Method, StatusCode, header::TRAILER};
+use reqwest::{Body, Request, Response, Url};
+use sealed::Target;
+
+/// The host that reqwest writes down for a response that was not made by a client, but by a cache or a test.
+const NOWHERE: &str = "no.url.provided.local";
+
+fn target(url: &Url) -> Target<'_> {
+    Target { scheme: Some(url.scheme()), authority: Some(url.authority()), path: url.path() }
+}
+
+impl HttpRequest for Request {}
+
+impl sealed::Request for Request {
+    fn method(&self) -> &Method {
+        Self::method(self)
+    }
+
+    fn target(&self) -> Target<'_> {
+        target(self.url())
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        Self::headers(self)
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        Self::headers_mut(self)
+    }
+
+    fn extensions(&self) -> Option<&Extensions> {
+        None
+    }
+}
+
+impl HttpResponse for Response {}
+
+impl sealed::Response for Response {
+    fn status(&self) -> StatusCode {
+        Self::status(self)
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        Self::headers(self)
+    }
+
+    fn extensions(&self) -> &Extensions {
+        Self::extensions(self)
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        Self::extensions_mut(self)
+    }
+
+    fn source(&self) -> Option<Target<'_>> {
+        Some(target(self.url())).filter(|target| target.authority != Some(NOWHERE))
+    }
+}
+
+/// Keeps requests whose body is in memory; a streamed one cannot be sent twice.
+#[diagnostic::do_not_recommend]
+impl Replay<Request> for CloneBody {
+    type Kept = Request;
+
+    fn keep(&self, req: &mut Request) -> Option<Request> {
+        req.try_clone()
+    }
+
+    fn restore(&self, kept: Request) -> Option<Request> {
+        Some(kept)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Replay<Request> for EmptyOnly {
+    type Kept = Request;
+
+    fn keep(&self, req: &mut Request) -> Option<Request> {
+        let no_data = req.body().and_then(Body::as_bytes).is_some_and(<[u8]>::is_empty);
+        let empty = req.body().is_none() || (no_data && !req.headers().contains_key(TRAILER));
+        empty.then(|| req.try_clone()).flatten()
+    }
+
+    fn restore(&self, kept: Request) -> Option<Request> {
+        Some(kept)
+    }
+}

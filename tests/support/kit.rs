@@ -155,9 +155,9 @@ impl Books {
     }
 }
 
-impl Refresher for Issuer {
-    async fn refresh(&self, grant: RefreshGrant) -> Result<Tokens, RefreshError> {
-        let token = grant.refresh_token().map(|token| token.expose().to_owned()).unwrap_or_default();
+impl Issuer {
+    /// What the token endpoint does with a refresh token.
+    pub async fn exchange(&self, token: &str) -> Result<Tokens, RefreshError> {
         let (script, takes, started, hold) = {
             let mut books = self.books();
             books.exchanges += 1;
@@ -168,9 +168,9 @@ impl Refresher for Issuer {
         }
         tokio::time::sleep(takes).await;
         let answer = match script {
-            None => self.books().spend(&token),
+            None => self.books().spend(token),
             Some(Script::LoseAnswer) => {
-                let _ = self.books().spend(&token);
+                let _ = self.books().spend(token);
                 Err(RefreshError::transient("the connection died"))
             }
             Some(Script::Fail(error)) => Err(error()),
@@ -182,6 +182,13 @@ impl Refresher for Issuer {
             let _permit = hold.acquire().await;
         }
         answer
+    }
+}
+
+impl Refresher for Issuer {
+    async fn refresh(&self, grant: RefreshGrant) -> Result<Tokens, RefreshError> {
+        let token = grant.refresh_token().map(|token| token.expose().to_owned()).unwrap_or_default();
+        self.exchange(&token).await
     }
 
     async fn revoke(&self, grant: RevokeGrant) -> Result<Revoked, RefreshError> {

@@ -148,7 +148,22 @@ impl<P> fmt::Debug for AuthLayer<P> {
     }
 }
 
-impl<S, P: Clone> Layer<S> for AuthLayer<P> {
+mod sealed {
+    /// `Clone`, with advice for who has a service that is not. Asked for by `Layer`: the compiler shows it where the stack is
+    /// built, and would not where a method of `ServiceExt` is called on it.
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not `Clone`, and `AuthLayer` needs an inner service that is",
+        label = "a request that waits for a token, or is replayed, goes on with a clone of this service",
+        note = "put services that are not `Clone` (`RateLimit`, `BoxService`, hyper's `SendRequest`) above the layer,",
+        note = "or below a buffer: `ServiceBuilder::new().layer(auth).buffer(64).service(inner)`"
+    )]
+    pub trait InnerService: Clone {}
+
+    #[diagnostic::do_not_recommend]
+    impl<S: Clone> InnerService for S {}
+}
+
+impl<S: sealed::InnerService, P: Clone> Layer<S> for AuthLayer<P> {
     type Service = AuthService<S, P>;
 
     fn layer(&self, inner: S) -> AuthService<S, P> {

@@ -70,7 +70,7 @@ async fn one_connection_below_a_buffer() {
     let connection = Connection::open(net.api.origin()).await;
     let stack = ServiceBuilder::new()
         .map_request(|mut request: Req| {
-            *request.uri_mut() = Uri::from_maybe_shared(request.uri().path().to_owned()).unwrap();
+            *request.uri_mut() = request.uri().path().parse().unwrap();
             request
         })
         .layer(net.layer().default_origin(net.api.origin().parse().unwrap()))
@@ -83,7 +83,7 @@ async fn one_connection_below_a_buffer() {
 type Api = AuthService<HyperClient>;
 
 async fn forward(State(api): State<Api>, uri: Uri, body: Bytes) -> Result<AxumBody, StatusCode> {
-    let to = Uri::from_maybe_shared(uri.query().unwrap().to_owned()).unwrap();
+    let to = uri.query().unwrap().parse::<Uri>().unwrap();
     let request = Request::post(to).body(Full::new(body)).unwrap();
     let response = api.oneshot(request).await.map_err(|error| match AuthError::find(&*error).map(AuthError::kind) {
         Some(ErrorKind::SignedOut) => StatusCode::UNAUTHORIZED,

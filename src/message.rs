@@ -7,11 +7,15 @@ use http::{Extensions, HeaderMap, Method, StatusCode};
 /// grow.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a request that `AuthService` knows",
-    note = "`http::Request<B>`, and `reqwest::Request` with feature `reqwest`"
+    note = "`http::Request<B>`, and `reqwest::Request` with feature `reqwest`: what makes a request of it goes above"
 )]
 pub trait HttpRequest: sealed::Request {}
 
 /// A response this layer can read: `http::Response<B>`, and `reqwest::Response` with feature `reqwest`. Sealed; it may grow.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a response that `AuthService` knows",
+    note = "`http::Response<B>`, and `reqwest::Response` with feature `reqwest`: what makes something else of it goes above"
+)]
 pub trait HttpResponse: sealed::Response {}
 
 pub(crate) mod sealed {

@@ -13,7 +13,7 @@ fn answer(program: &str) -> String {
     let text = format!(
         "[package]\nname = \"{program}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n[[bin]]\nname = \"{program}\"\n\
          path = \"{path}\"\n[dependencies]\ntower-reauth = {{ path = \"{}\" }}\nhttp = \"1\"\ntower = {{ version = \"0.5\", \
-         features = [\"util\"] }}\n",
+         features = [\"limit\", \"util\"] }}\n",
         env!("CARGO_MANIFEST_DIR")
     );
     std::fs::write(&manifest, text).unwrap();
@@ -43,6 +43,25 @@ fn a_body_that_is_not_clone_is_told_of_the_replay_policies() {
         "`.replay(NeverReplay)` delivers the 401",
     ];
     holds("body_is_not_clone", &advice);
+}
+
+#[test]
+fn a_service_that_is_not_clone_is_told_of_the_way_round() {
+    let advice = [
+        "`BoxService<http::Request<String>, Response<()>, Infallible>` is not `Clone`, and `AuthLayer` needs",
+        "(`RateLimit`, `BoxService`, hyper's `SendRequest`) above the layer",
+        "or below a buffer: `ServiceBuilder::new().layer(auth).buffer(64).service(inner)`",
+        "`RateLimit<_>: Clone`", // a builder's message has no room for advice, but names who is not
+    ];
+    holds("service_is_not_clone", &advice);
+}
+
+#[test]
+fn messages_that_the_layer_does_not_know_are_told_which_it_does() {
+    let request = "`Order` is not a request that `AuthService` knows";
+    holds("request_is_unknown", &[request, "`http::Request<B>`, and", "what makes a request of it goes above"]);
+    let response = "`Receipt` is not a response that `AuthService` knows";
+    holds("response_is_unknown", &[response, "`http::Response<B>`, and", "what makes something else of it goes above"]);
 }
 
 #[test]

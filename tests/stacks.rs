@@ -15,6 +15,8 @@ mod neighbours;
 mod ownership;
 #[path = "support/rig.rs"]
 mod rig;
+#[path = "stacks/wrong.rs"]
+mod wrong;
 
 use bytes::Bytes;
 use futures_util::future::join_all;

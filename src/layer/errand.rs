@@ -107,7 +107,10 @@ impl<S, P> Errand<S, P> {
 }
 
 pub(super) fn reentrant() -> AuthError {
-    AuthError::new(ErrorKind::Reentrant, "a token request went through the layer that waits for it")
+    AuthError::new(
+        ErrorKind::Reentrant,
+        "a token request went through the layer that waits for it: give the refresher a client of its own",
+    )
 }
 
 /// Drops the ready instance and leaves a clone behind, which holds no permit.

@@ -98,7 +98,8 @@ impl Auth {
         };
         let session = self.session(extensions)?;
         if session.is_endpoint(&target) || session.is_reentrant() {
-            let why = "a token request went through the layer that waits for it";
+            let why =
+                "a token request went through the layer that waits for it: give the refresher a client of its own";
             return Err(AuthError::new(ErrorKind::Reentrant, why));
         }
         Ok(Route::Authenticated(Place { session, origin }))

@@ -1,6 +1,6 @@
 //! Tower middleware for HTTP *clients* that log in once and must stay logged in.
 //!
-//! [`AuthLayer`] wraps any tower `Service` of `http::Request`. It attaches the access token, but only to the origins it
+//! [`AuthLayer`] wraps any tower `Service` of `http::Request`, or of `reqwest::Request`. It attaches the access token, but only to the origins it
 //! may go to; refreshes it before it expires, with exactly one exchange however many requests want one; on a 401
 //! refreshes and replays once; saves a rotated refresh token before anybody uses what came with it; and asks a gate before
 //! it forwards a command.
@@ -41,6 +41,7 @@
 //! | `insufficient_scope`, `insufficient_user_authentication` | that response, with a [`Challenge`] in its extensions | nothing |
 //! | the token endpoint is out of reach | [`ErrorKind::Unavailable`] once the token is spent | `OfflineStale`; quiet for a while, then once more |
 //! | `invalid_grant` | [`ErrorKind::ReauthRequired`] once the token is spent | `ReauthRequired`; a token that still runs stays in use |
+//! | a 401 that the client below fetched from another origin | that response | nothing: the token was not refused there |
 //! | the gate says no | [`ErrorKind::Denied`] with a reason and a remedy | an [`AuthEvent`] |
 //! | the gate wants an unlock, and there is a [`StepUp`] | the answer, after one prompt for all who wait | remembers it for as long as it counts |
 //! | a request to another origin | the answer | nothing: no token leaves |
@@ -55,6 +56,9 @@
 //! | `sealed` | `Sealed`: what a store keeps, encrypted; `KeySource` for keys of your own |
 //! | `keyring` | `KeyringKey`: those keys in the platform's keyring |
 //! | `hyper-client` | `HyperTokens`: a small client for token requests, hyper over rustls with the system's roots |
+//! | `reqwest` | `reqwest::Client` behind the layer, its requests as they are; `ReqwestTokens` for token requests |
+//! | `reqwest-middleware` | `AuthMiddleware`: the layer as a link of a reqwest-middleware chain |
+//! | `tonic` | `grpc_status`: this crate's errors as a `tonic::Status` |
 //! | `policy-toml` | `OfflinePolicy::from_toml`; JSON is read without it |
 //! | `oauth2` | `Tokens` from the answers of the `oauth2` crate, whose flows sign in |
 //! | `test-util` | `ManualClock`; `Situation` for tests of a gate; `store_contract!` for stores of your own |
@@ -64,6 +68,34 @@
 //!
 //! What the stores promise to processes and machines that share a login, and what they cannot:
 //! [`guide::several_processes`].
+//!
+//! # Several accounts
+//!
+//! [`SessionBuilder::open_accounts`] restores all that a store has, and [`AuthLayer::for_accounts`] lets each request say
+//! whose it is. Accounts share what the builder says, and nothing else.
+//!
+//! ```
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_reauth::{AccountId, AuthLayer, BoxError, Origins, Session, Tokens, refresh_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+//! let accounts = Session::builder(refresh_fn(async |_| Ok(Tokens::new("next")))).open_accounts().await?;
+//! let alice = accounts.open("alice").await?;
+//! alice.sign_in(Tokens::new("alice's")).await?;
+//! accounts.open("bob").await?.sign_in(Tokens::new("bob's")).await?;
+//! accounts.set_active(alice.account())?;
+//!
+//! let client = service_fn(async |request: http::Request<String>| {
+//!     Ok::<_, std::convert::Infallible>(http::Response::new(request.headers()["authorization"].clone()))
+//! });
+//! let api = AuthLayer::for_accounts(accounts, Origins::new(["https://api.example.com"])?).layer(client);
+//!
+//! let mine = http::Request::get("https://api.example.com/me").body(String::new())?;
+//! assert_eq!(api.clone().oneshot(mine).await?.into_body(), "Bearer alice's");
+//! let his = http::Request::get("https://api.example.com/me").extension(AccountId::new("bob")).body(String::new())?;
+//! assert_eq!(api.oneshot(his).await?.into_body(), "Bearer bob's");
+//! # Ok(()) }
+//! ```
 //!
 //! # Time
 //!

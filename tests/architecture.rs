@@ -164,6 +164,24 @@ fn http_clients_are_named_in_one_place() {
     }
 }
 
+/// An adapter is a driver: what a request or an answer means is asked of the layer, and never decided once more.
+#[test]
+fn adapters_are_small_and_decide_nothing() {
+    let adapters: Vec<_> = sources().into_iter().filter(|(file, _)| file.starts_with("adapters/")).collect();
+    assert!(adapters.len() > 3);
+    let lines: usize = adapters.iter().map(|(_, code)| code.lines().count()).sum();
+    assert!(lines < 500, "{lines} lines of code");
+    for (file, code) in adapters {
+        let known = words_after(&code, "crate::");
+        for decides in ["session", "origin", "offline", "state", "denial", "clock"] {
+            assert!(!known.contains(decides), "{file} knows `{decides}`");
+        }
+        for word in ["AUTHORIZATION", "WWW_AUTHENTICATE", "UNAUTHORIZED", "401", "retry"] {
+            assert!(!code.contains(word), "{file} says {word}");
+        }
+    }
+}
+
 #[test]
 fn files_can_be_read_in_one_sitting() {
     for (file, code) in sources() {

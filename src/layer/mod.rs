@@ -111,6 +111,9 @@ impl<P> AuthLayer<P> {
 
     /// The account of every request through this layer. A request that names another one is `Misconfigured`, and every
     /// request is if it is not the session's.
+    ///
+    /// For requests that cannot say it themselves: `reqwest::Request` keeps its extensions private. A layer for each
+    /// account costs little; they share the accounts.
     pub fn account(self, account: impl Into<AccountId>) -> Self {
         let account = account.into();
         self.with(|auth| auth.account = Some(account))
@@ -122,8 +125,19 @@ impl<P> AuthLayer<P> {
         self.with(|auth| auth.default_origin = Some(origin))
     }
 
-    /// The capability of requests that carry none. `None`: [`Capability::READ`] for safe methods, else
-    /// [`Capability::WRITE`].
+    /// The capability of requests that carry none, as no `reqwest::Request` can. `None`: [`Capability::READ`] for safe
+    /// methods, else [`Capability::WRITE`].
+    ///
+    /// ```
+    /// # use http::Method;
+    /// # use tower_reauth::{AuthLayer, Capability, Origins, Session};
+    /// # fn layer(session: Session, origins: Origins) -> AuthLayer {
+    /// AuthLayer::new(session, origins).capability(|head| match (head.method(), head.path()) {
+    ///     (&Method::POST, path) if path.ends_with("/complete") => Some(Capability::new("jobs.complete")),
+    ///     _ => None,
+    /// })
+    /// # }
+    /// ```
     pub fn capability(self, f: impl Fn(&RequestHead<'_>) -> Option<Capability> + Send + Sync + 'static) -> Self {
         self.with(|auth| auth.capability = Some(Arc::new(f)))
     }
@@ -173,7 +187,7 @@ impl<S: sealed::InnerService, P: Clone> Layer<S> for AuthLayer<P> {
 
 /// What [`AuthLayer`] makes of a service.
 ///
-/// It is a `Service<Req>` for requests that it knows (`http::Request<B>`) if the inner service is one and is `Clone`, and
+/// It is a `Service<Req>` for requests that it knows (`http::Request<B>`, and `reqwest::Request` with feature `reqwest`) if the inner service is one and is `Clone`, and
 /// if the replay policy knows the request: with the default [`CloneBody`] the body must be `Clone`; for others see
 /// [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone` (`RateLimit`, `BoxService`) go above
 /// it, or below a `Buffer`.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Router, body::Body, extract::State, routing::get};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::{Request, StatusCode, header::RETRY_AFTER};
+use http::{Method, Request, StatusCode, header::RETRY_AFTER};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use server::{LocalServer, promise};
@@ -52,12 +52,13 @@ impl IntoResponse for Upstream {
     }
 }
 
-async fn list(State(app): State<App>) -> Result<Response, Upstream> {
-    Ok(app.api.oneshot(Request::get(app.jobs_url).body(Full::default())?).await?.map(Body::new))
-}
-
-async fn create(State(app): State<App>, body: Bytes) -> Result<Response, Upstream> {
-    Ok(app.api.oneshot(Request::post(app.jobs_url).body(body.into())?).await?.map(Body::new))
+async fn jobs(State(app): State<App>, method: Method, body: Bytes) -> Result<Response, Upstream> {
+    let request = Request::builder().method(method).uri(app.jobs_url).body(body.into())?;
+    let (head, body) = app.api.oneshot(request).await?.into_parts();
+    Ok(match head.status {
+        StatusCode::UNAUTHORIZED => StatusCode::BAD_GATEWAY.into_response(), // one that the layer could not cure
+        status => (status, Body::new(body)).into_response(),
+    })
 }
 
 #[tokio::main]
@@ -72,7 +73,7 @@ async fn main() -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     let api = AuthLayer::new(session, Origins::new([upstream.origin()])?).layer(client);
     let app = App { jobs_url: format!("{}/jobs", upstream.origin()), api };
-    let service = Router::new().route("/jobs", get(list).post(create)).with_state(app);
+    let service = Router::new().route("/jobs", get(jobs).post(jobs)).with_state(app);
     // `axum::serve` would take it from here; this example is its own caller.
     let call = async |method: &str| {
         let request = Request::builder().method(method).uri("/jobs").body(Body::empty())?;

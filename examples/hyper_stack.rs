@@ -7,7 +7,7 @@ mod server;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use server::{LocalServer, promise};
@@ -26,14 +26,16 @@ struct Retries(u32);
 impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for Retries {
     type Future = Sleep;
 
-    fn retry(&mut self, _: &mut Request<B>, answer: &mut Result<Response<R>, BoxError>) -> Option<Sleep> {
-        let transient = match answer {
-            Ok(response) => response.status() == StatusCode::SERVICE_UNAVAILABLE,
-            // A denial stays one, however often it is asked for; a token endpoint comes back.
-            Err(error) => AuthError::find(&**error).is_none_or(AuthError::is_transient),
+    fn retry(&mut self, request: &mut Request<B>, answer: &mut Result<Response<R>, BoxError>) -> Option<Sleep> {
+        let auth = answer.as_ref().err().and_then(|error| AuthError::find(&**error));
+        let wait = match (auth, &*answer) {
+            // Nothing was sent. A denial stays one; the layer tells when the token endpoint is asked again.
+            (Some(auth), _) => auth.retry_after().filter(|_| auth.is_transient())?,
+            (None, Ok(response)) if response.status() != StatusCode::SERVICE_UNAVAILABLE => return None,
+            (None, _) => request.method().is_idempotent().then_some(Duration::from_millis(100))?,
         };
-        self.0 = self.0.checked_sub(u32::from(transient))?;
-        transient.then(|| sleep(Duration::from_millis(100)))
+        self.0 = self.0.checked_sub(1)?;
+        Some(sleep(wait))
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
@@ -49,14 +51,14 @@ async fn main() -> Result<(), BoxError> {
 
     let refresher = OAuth2Refresher::new(format!("{origin}/token"), "my-app")?.http(HyperTokens::new());
     let rules = OfflinePolicy::new().rule(Capability::READ, Rule::new()).rule(Capability::WRITE, Rule::new());
-    let gate = rules.rule("jobs.delete", Rule::new().role("admin"));
+    let gate = rules.rule("jobs.delete", Rule::new().step_up_within(Duration::from_secs(60)));
     let session = Session::builder(refresher).gate(gate).open("alice").await?;
     let api = ServiceBuilder::new()
         // Outermost: the caller's patience, for all attempts and waits. A refresh that it cuts off goes on by itself.
         .timeout(Duration::from_secs(10))
-        // Above redirects and the layer: each attempt is a request anew, asks the gate and gets the token of that moment.
+        // Above the layer: each attempt asks the gate anew, and gets the token of that moment.
         .retry(Retries(3))
-        // Above the layer: it judges the target of each hop. Below it, a token would go wherever a server points.
+        // Above the layer, which decides for each hop whether the token may go there. Below it would see the first only.
         .layer(FollowRedirectLayer::new())
         .layer(AuthLayer::new(session.clone(), Origins::new([&origin])?))
         // Below the layer: who waits for a token holds none of the eight places.
@@ -68,8 +70,7 @@ async fn main() -> Result<(), BoxError> {
     println!("1. A hundred calls meet a token that has expired.");
     session.sign_in(server.sign_in().with_expires_in(Duration::from_secs(1))).await?;
     sleep(Duration::from_millis(1100)).await;
-    let calls: Vec<_> = (0..100).map(|_| get(&jobs)).collect::<Result<_, _>>()?;
-    let answers = try_join_all(calls.into_iter().map(&send)).await?;
+    let answers = try_join_all((0..100).map(async |_| send(get(&jobs)?).await)).await?;
     let ok = answers.iter().all(|answer| answer.status() == StatusCode::OK);
     promise("one exchange, and a hundred answers", ok && server.counts().exchanges == 1)?;
 
@@ -89,8 +90,8 @@ async fn main() -> Result<(), BoxError> {
     promise("no token arrives there", answer.status() == StatusCode::UNAUTHORIZED && elsewhere.counts().bare == 1)?;
 
     println!("5. Alice wants to delete the jobs.");
-    let delete = Request::builder().method(Method::DELETE).uri(&jobs).extension(Capability::new("jobs.delete"));
-    let error = send(delete.body(Full::default())?).await.err().ok_or("she was let in")?;
+    let delete = Request::delete(&jobs).extension(Capability::new("jobs.delete")).body(Full::default())?;
+    let error = send(delete).await.err().ok_or("she was let in")?;
     let denial = AuthError::find(&*error).and_then(AuthError::denial).ok_or("not a denial")?;
     println!("   {denial}; what would help: {:?}", denial.remedy());
     promise("denied before it was sent, and not retried", server.counts().calls == 100 + 2 + 3)?;

@@ -17,7 +17,7 @@ use tower_reauth::{AuthState, BoxError, ReauthCause, Remedy, Session, SignedOutC
 const COMMANDS: [&str; 3] = ["jobs.read", "jobs.complete", "invoices.pay"];
 
 /// What the screen must say after each step of the day: a run of this example is a check.
-const EXPECTED: [&str; 8] = [
+const EXPECTED: [&str; 9] = [
     "Welcome! [Sign in]",
     "invoices.pay  (the user has to unlock first: enter your PIN)",
     "jobs.complete  (the server has to be reachable: connect)",
@@ -25,6 +25,7 @@ const EXPECTED: [&str; 8] = [
     "Please sign in again soon",
     "Your access was withdrawn",
     "[jobs.complete]",
+    "jobs.read  (the user signed out: sign in)",
     "This account is locked",
 ];
 
@@ -32,7 +33,6 @@ const EXPECTED: [&str; 8] = [
 fn blocking(state: &AuthState) -> Option<&'static str> {
     match state {
         AuthState::SignedOut(SignedOutCause::Never) => Some("Welcome! [Sign in]"),
-        AuthState::SignedOut(_) => Some("You are signed out. [Sign in]"),
         AuthState::ReauthRequired(ReauthCause::Revoked) => Some("Your access was withdrawn. [Sign in again]"),
         AuthState::ReauthRequired(_) => Some("Your session has ended. [Sign in again]"),
         AuthState::Locked(_) => Some("This account is locked. Your administrator can tell you why."),
@@ -43,6 +43,7 @@ fn blocking(state: &AuthState) -> Option<&'static str> {
 /// What stands above the commands, and leaves them alone: nobody is thrown out for being in a tunnel.
 fn banner(state: &AuthState) -> Option<&'static str> {
     match state {
+        AuthState::SignedOut(_) => Some("You are signed out."),
         AuthState::OfflineStale { .. } => Some("Offline. What you may do without the server goes on."),
         AuthState::Active { reauth_pending: true, .. } => {
             Some("Please sign in again soon: this session is about to end.")

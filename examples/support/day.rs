@@ -8,7 +8,9 @@ use std::{
     },
     time::Duration,
 };
-use tower_reauth::{AuthError, BoxError, HyperTokens, LockCause, OAuth2Refresher, OfflinePolicy, Rule, Session};
+use tower_reauth::{
+    AuthError, BoxError, HyperTokens, LockCause, OAuth2Refresher, OfflinePolicy, Rule, Session, SignOut,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -70,9 +72,13 @@ impl Day {
                 self.sign_in().await?;
                 "7. Alice signs in again."
             }
+            8 => {
+                self.session.sign_out(SignOut::Soft).await?;
+                "8. She signs out."
+            }
             _ => {
                 self.session.lock(LockCause::Application).await?;
-                "8. The device is reported as stolen."
+                "9. Somebody reports the device as stolen."
             }
         })
     }

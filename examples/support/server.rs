@@ -34,7 +34,7 @@ pub(crate) struct Counts {
 /// What came of one sign-in.
 #[derive(Default)]
 struct Family {
-    /// `None`: a client that signs in as itself has none.
+    /// `None` before the first. A client that signs in as itself is not told of its own.
     refresh_token: Option<String>,
     /// Those that were exchanged.
     used: HashSet<String>,

@@ -14,7 +14,12 @@ type Next = Pin<Box<dyn Future<Output = Option<Receiver<AuthState>>> + Send>>;
 
 /// The state, now and later. Keeps no session alive. As a stream: the state now, then every change.
 ///
-/// States that come faster than they are read are skipped; the newest is never missed.
+/// States that come faster than they are read are skipped; the newest is never missed. A [`Connectivity`] model is asked and
+/// does not call: that the network went after the token had expired is told with the next request, or the next look at
+/// [`Session::state`].
+///
+/// [`Connectivity`]: crate::Connectivity
+/// [`Session::state`]: crate::Session::state
 ///
 /// ```
 /// # use tower_reauth::{AuthState, Session, Tokens, refresh_fn};

@@ -64,6 +64,11 @@
 //! | `test-util` | `ManualClock`; `Situation` for tests of a gate; `store_contract!` for stores of your own |
 //! | `full` | everything but `test-util` |
 //!
+//! # In a stack
+//!
+//! The layer goes directly around the client, inside redirects, retries, timeouts and traces. A picture, and the reason for
+//! each neighbour: [`guide::stacks`].
+//!
 //! # Several processes, one login
 //!
 //! What the stores promise to processes and machines that share a login, and what they cannot:

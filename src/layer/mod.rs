@@ -190,7 +190,8 @@ impl<S: sealed::InnerService, P: Clone> Layer<S> for AuthLayer<P> {
 /// It is a `Service<Req>` for requests that it knows (`http::Request<B>`, and `reqwest::Request` with feature `reqwest`) if the inner service is one and is `Clone`, and
 /// if the replay policy knows the request: with the default [`CloneBody`] the body must be `Clone`; for others see
 /// [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone` (`RateLimit`, `BoxService`) go above
-/// it, or below a `Buffer`.
+/// it, or below a `Buffer`. More on neighbours, and on what to do when the compiler says only that bounds are not satisfied,
+/// is in `docs/stacks.md`, a chapter of the guide.
 ///
 /// Errors are [`BoxError`]: the inner service's own, or an
 /// [`AuthError`](crate::AuthError), which [`AuthError::find`](crate::AuthError::find) finds.

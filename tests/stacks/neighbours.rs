@@ -14,7 +14,7 @@ use tower_http::{
     timeout::TimeoutLayer,
     trace::{DefaultMakeSpan, TraceLayer},
 };
-use tower_reauth::BufferedBody;
+use tower_reauth::{BufferedBody, SkipAuth};
 
 #[tokio::test]
 async fn a_full_stack() {
@@ -139,6 +139,21 @@ async fn case_25_p10_a_redirect_takes_no_token_to_another_origin() {
         assert_eq!(net.api.received()[0].authorization(), "Bearer a1.0");
     }
     assert_eq!(net.issuer.exchanges(), 0);
+}
+
+#[tokio::test]
+async fn extensions_of_a_request_hold_for_its_next_hop() {
+    let (net, public) = (Net::new().await, Loopback::stranger().await);
+    let layer = AuthLayer::new(net.session.clone(), Origins::new([public.origin()]).unwrap());
+    let stack = ServiceBuilder::new().layer(FollowRedirectLayer::new()).layer(layer).service(client::<Full<Bytes>>());
+    for (skip, token) in [(true, "-"), (false, "Bearer a1.0")] {
+        let mut request = Request::get(public.uri("/redirect/302?/echo")).body(Full::default()).unwrap();
+        if skip {
+            request.extensions_mut().insert(SkipAuth);
+        }
+        assert_eq!(answer(stack.clone(), request).await.unwrap().0, StatusCode::OK);
+        assert_eq!(public.lines(), [format!("GET /redirect/302?/echo {token} "), format!("GET /echo {token} ")]);
+    }
 }
 
 // ===== retries =====

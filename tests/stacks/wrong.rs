@@ -7,7 +7,7 @@ use crate::{
     rig::{self, Rig, Through},
 };
 use std::sync::OnceLock;
-use tower::Layer;
+use tower::{Layer, ServiceBuilder};
 use tower_reauth::{AccountId, Tokens, refresh_fn};
 
 /// Kind and text of what the layer says to this request.
@@ -63,6 +63,23 @@ async fn a_token_client_within_the_stack_that_waits_for_it_is_told_to_move() {
     }
     let advice = "give the refresher a client of its own";
     assert!(texts.iter().any(|text| text.contains(advice)), "{texts:?}");
+}
+
+/// A limit around the whole stack, and the refresh wants to go through it: by tokio's clock, it runs out of time.
+#[tokio::test(start_paused = true)]
+async fn p11_a_token_client_behind_the_limit_of_those_who_wait_for_it_does_not_hang() {
+    let through = OnceLock::new();
+    let rig = Rig::refreshing(
+        |issuer| through.get_or_init(|| Through::new(issuer, "https://id.test/token", "https://id.test/token")).clone(),
+        |builder| builder,
+    )
+    .await;
+    let stack = rig::boxed(ServiceBuilder::new().concurrency_limit(1).service(rig.api.clone()));
+    assert!(through.into_inner().unwrap().service.set(stack.clone()).is_ok());
+    rig.expire();
+    let start = tokio::time::Instant::now();
+    assert_eq!(kit::send(&stack, kit::get("/jobs")).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!((start.elapsed().as_secs(), rig.seen.len()), (30, 0));
 }
 
 #[test]

@@ -26,7 +26,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use kit::{Issuer, Req, SEC, clock};
-use loopback::{Loopback, client};
+use loopback::{Loopback, PATIENCE, client};
+use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 use tower_reauth::{
     AuthError, AuthLayer, BoxError, ErrorKind, ManualClock, OAuth2Refresher, Origins, Refresher, Session, SignOut,
@@ -122,8 +123,11 @@ where
     S: Service<Req, Response = Response<B>, Error: Into<BoxError>>,
     B: Body<Data: Send, Error: Into<BoxError>>,
 {
-    let response = stack.oneshot(request).await.map_err(Into::into)?;
-    Ok((response.status(), response.into_body().collect().await.map_err(Into::into)?.to_bytes()))
+    let work = async {
+        let response = stack.oneshot(request).await.map_err(Into::into)?;
+        Ok((response.status(), response.into_body().collect().await.map_err(Into::into)?.to_bytes()))
+    };
+    timeout(PATIENCE, work).await.expect("it hangs")
 }
 
 /// Whether this kind of error is in the chain.

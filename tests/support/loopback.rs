@@ -38,13 +38,18 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore},
     task::JoinHandle,
+    time::timeout,
 };
 use tower_http::compression::CompressionLayer;
+
+/// Whoever has not answered by then hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request as it came, body and all.
 #[derive(Clone, Debug)]
@@ -140,7 +145,7 @@ impl Loopback {
 
     /// Until a request stands in `/held`.
     pub async fn arrived(&self) {
-        self.books.arrived.notified().await;
+        timeout(PATIENCE, self.books.arrived.notified()).await.expect("nothing arrives");
     }
 
     /// Lets one request of `/held` go on.

@@ -28,6 +28,7 @@ pub(crate) mod sealed {
         /// Host and port as they stand in the request, with user-info if there is any.
         pub authority: Option<&'a str>,
         pub path: &'a str,
+        pub query: Option<&'a str>,
     }
 
     impl<'a> Target<'a> {
@@ -82,6 +83,7 @@ impl<B> sealed::Request for http::Request<B> {
             scheme: uri.scheme_str(),
             authority: uri.authority().map(http::uri::Authority::as_str),
             path: uri.path(),
+            query: uri.query(),
         }
     }
 

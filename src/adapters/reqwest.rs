@@ -8,11 +8,11 @@ use http::{Extensions, HeaderMap, Method, StatusCode, header::TRAILER};
 use reqwest::{Body, Request, Response, Url};
 use sealed::Target;
 
-/// The host that reqwest writes down for a response that was not made by a client, but by a cache or a test.
+/// The host that reqwest writes down for a response that no client has fetched, but a cache or a test has made.
 const NOWHERE: &str = "no.url.provided.local";
 
 fn target(url: &Url) -> Target<'_> {
-    Target { scheme: Some(url.scheme()), authority: Some(url.authority()), path: url.path() }
+    Target { scheme: Some(url.scheme()), authority: Some(url.authority()), path: url.path(), query: url.query() }
 }
 
 impl HttpRequest for Request {}
@@ -59,7 +59,9 @@ impl sealed::Response for Response {
     }
 
     fn source(&self) -> Option<Target<'_>> {
-        Some(target(self.url())).filter(|target| target.authority != Some(NOWHERE))
+        // A server of that name may be redirected to: its answer came over a connection.
+        let made = self.remote_addr().is_none() && self.url().host_str() == Some(NOWHERE);
+        (!made).then(|| target(self.url()))
     }
 }
 

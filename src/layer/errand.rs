@@ -132,6 +132,12 @@ fn date(headers: &HeaderMap) -> Option<SystemTime> {
     }
 }
 
+/// The client below was sent on to get this response: the request itself was answered, and may have been applied.
+fn redirected(request: &impl HttpRequest, response: &impl HttpResponse) -> bool {
+    let asked = request.target();
+    response.source().is_some_and(|source| (source.path, source.query) != (asked.path, asked.query))
+}
+
 pub(super) fn annotated<Res: HttpResponse>(mut response: Res, error: AuthError) -> Res {
     response.extensions_mut().insert(error);
     response
@@ -225,6 +231,7 @@ impl<S, P> Errand<S, P> {
             return Err(annotated(response, reentrant()));
         }
         let again = kept.and_then(|(kept, service)| Some((self.replay.restore(kept)?, service)));
+        let again = again.filter(|(request, _)| request.method().is_idempotent() || !redirected(request, &response));
         match (self.react(token), again) {
             (Reaction::Deliver(error), _) => Err(annotated(response, self.why_not(error))),
             // The others want a new token, and this request cannot be sent twice: it does not wait.

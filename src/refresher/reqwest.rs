@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -18,7 +19,9 @@ use tower_service::Service;
 /// It takes a builder and not a client, since it follows no redirects, tries nothing again and keeps no connection for
 /// later, whatever the builder says: a redirect would carry the refresh token to another server, a second attempt would
 /// spend it twice, and with a connection that died while it was idle nobody knows what became of the request. Proxies,
-/// roots, timeouts and headers are the builder's; its TLS is a feature of reqwest, which the application picks.
+/// roots, timeouts and headers are the builder's; its TLS is a feature of reqwest, which the application picks. Give it a
+/// `connect_timeout`: a connection that took too long is known to have sent nothing. For an endpoint on loopback over plain
+/// http give it `no_proxy()`, or the environment's `HTTP_PROXY` gets to see the token, and is asked for *its* loopback.
 ///
 /// ```
 /// use std::time::Duration;
@@ -30,7 +33,7 @@ use tower_service::Service;
 /// # let _ = refresher;
 /// # Ok::<(), tower_reauth::AuthError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ReqwestTokens(Client);
 
 impl ReqwestTokens {
@@ -46,6 +49,13 @@ impl ReqwestTokens {
                 Err(AuthError::misconfigured("the client for token requests cannot be built").caused_by(error))
             }
         }
+    }
+}
+
+impl fmt::Debug for ReqwestTokens {
+    /// The client's own shows its headers, and there may be secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReqwestTokens").finish_non_exhaustive()
     }
 }
 

@@ -130,7 +130,8 @@ impl AuthError {
         self.0.retry_after
     }
 
-    /// Looks through the sources of `err`, and into `io::Error`, which hides its cause.
+    /// Looks through the sources of `err`, and into `io::Error`, which hides its cause. What `anyhow::anyhow!` makes of a
+    /// [`BoxError`] hides it too: look before that, or give `anyhow` the [`AuthError`] itself, which is `Clone`.
     ///
     /// ```
     /// use tower_reauth::{AuthError, ErrorKind, Origins};

@@ -19,7 +19,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// [`AuthLayer`] as a reqwest middleware. It belongs inside retries: those come last, and so see what it makes of a
-/// request.
+/// request, and so is what rewrites URLs: a 401 counts if it comes from the origin that was asked for. For the client at the
+/// end of the chain see [`AuthLayer`](crate::AuthLayer#around-a-reqwest-client).
 ///
 /// A request's extensions say what they say of `http::Request`: [`AccountId`](crate::AccountId),
 /// [`Permit`](crate::Permit), [`Capability`](crate::Capability), [`SkipAuth`](crate::SkipAuth),

@@ -56,6 +56,31 @@ use tower_service::Service;
 /// assert_eq!(response.into_body(), "hello");
 /// # Ok(()) }
 /// ```
+///
+/// # Around a reqwest client
+/// What the client does by itself it does below the layer:
+///
+/// - It follows redirects. A response from another origin is delivered as it is, and a refused request that was redirected
+///   is replayed only if it is idempotent. reqwest takes the token off on the way to another origin, but (0.13.5) puts it on
+///   again when that one redirects to itself. So build the client with redirects within one origin, or with none:
+///
+/// ```
+/// use reqwest::redirect::Policy;
+///
+/// let within = Policy::custom(|attempt| match attempt.previous() {
+///     [asked, rest @ ..] if asked.origin() == attempt.url().origin() && rest.len() < 9 => attempt.follow(),
+///     _ => attempt.stop(), // the caller gets the redirect
+/// });
+/// let client = reqwest::Client::builder().redirect(within).build()?;
+/// # Ok::<(), reqwest::Error>(())
+/// ```
+///
+/// - It adds its `default_headers` where none stands: an `Authorization` among them goes out with requests that get no token,
+///   and never instead of one. One that `RequestBuilder` sets (`bearer_auth`, or user-info in the URL) is the caller's own.
+/// - It goes through the proxies of the environment, to a loopback address in plain text: `no_proxy()` is for those.
+///
+/// A `reqwest::Request` keeps its extensions private: see [`account`](Self::account), [`capability`](Self::capability) and
+/// [`forward_stale`](Self::forward_stale). With `AuthMiddleware` a request has some.
 #[derive(Clone)]
 pub struct AuthLayer<P = CloneBody> {
     auth: Arc<Auth>,

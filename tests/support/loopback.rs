@@ -12,7 +12,10 @@
 //! | `/redirect/{status}?URL` | a redirect to that URL |
 //! | `/unsteady` | 503 at first, then the request's body |
 //! | `/held` | the request's body, after [`Loopback::release`] |
+//! | `/answer/{status}` | that status, with the request's `x-challenge` as its `WWW-Authenticate` |
+//! | `/not/{token}` | the request's body; a 401 for this one token |
 //! | `/token` | RFC 6749 §6; takes no access token, and is not recorded |
+//! | `/revoke` | RFC 7009, likewise |
 #![allow(dead_code, unreachable_pub)] // each test takes what it needs
 
 use crate::kit::{Issuer, start};
@@ -38,7 +41,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     net::TcpListener,
@@ -87,6 +90,8 @@ struct Books {
     unsteady: AtomicBool,
     arrived: Notify,
     held: Semaphore,
+    /// The server's clock is the test's: a later one would let tokens expire.
+    date: Mutex<SystemTime>,
 }
 
 impl Loopback {
@@ -107,6 +112,7 @@ impl Loopback {
             unsteady: AtomicBool::new(true),
             arrived: Notify::new(),
             held: Semaphore::new(0),
+            date: Mutex::new(start()),
         });
         let router = Router::new()
             .route("/echo", any(async |body: Body| body))
@@ -115,8 +121,11 @@ impl Loopback {
             .route("/redirect/{status}", any(redirect))
             .route("/unsteady", any(unsteady))
             .route("/held", any(held))
+            .route("/answer/{status}", any(answer))
+            .route("/not/{token}", any(not))
             .layer(from_fn_with_state(books.clone(), receive))
             .route("/token", post(token))
+            .route("/revoke", post(revoke))
             .with_state(books.clone());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -146,6 +155,11 @@ impl Loopback {
     /// Until a request stands in `/held`.
     pub async fn arrived(&self) {
         timeout(PATIENCE, self.books.arrived.notified()).await.expect("nothing arrives");
+    }
+
+    /// The `Date` of the answers from now on.
+    pub fn set_date(&self, date: SystemTime) {
+        *self.books.date.lock().unwrap() = date;
     }
 
     /// Lets one request of `/held` go on.
@@ -187,14 +201,16 @@ async fn receive(State(books): State<Arc<Books>>, uri: Uri, request: Request, ne
     books.received.lock().unwrap().push(received);
     let mut response = match taken {
         true => next.run(Request::from_parts(parts, body)).await,
-        false => {
-            let challenge = [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
-            (StatusCode::UNAUTHORIZED, challenge, "refused").into_response()
-        }
+        false => refused(),
     };
-    // The server's clock is the test's: a later one would let tokens expire.
-    response.headers_mut().insert(header::DATE, httpdate::fmt_http_date(start()).parse().unwrap());
+    let date = httpdate::fmt_http_date(*books.date.lock().unwrap());
+    response.headers_mut().insert(header::DATE, date.parse().unwrap());
     response
+}
+
+fn refused() -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
+    (StatusCode::UNAUTHORIZED, challenge, "refused").into_response()
 }
 
 async fn stream(body: Body) -> Body {
@@ -219,6 +235,26 @@ async fn held(State(books): State<Arc<Books>>, body: Body) -> Body {
     books.arrived.notify_one();
     books.held.acquire().await.unwrap().forget();
     body
+}
+
+async fn answer(Path(status): Path<u16>, headers: HeaderMap) -> Response {
+    let mut response = (StatusCode::from_u16(status).unwrap(), "as asked").into_response();
+    if let Some(challenge) = headers.get("x-challenge") {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+    }
+    response
+}
+
+async fn not(Path(token): Path<String>, headers: HeaderMap, body: Body) -> Response {
+    match headers.get(header::AUTHORIZATION).is_some_and(|value| *value == format!("Bearer {token}")) {
+        true => refused(),
+        false => body.into_response(),
+    }
+}
+
+async fn revoke(State(books): State<Arc<Books>>, Form(form): Form<HashMap<String, String>>) {
+    let issuer = books.issuer.as_ref().expect("a server with an issuer");
+    issuer.books().revocations.push(form.get("token").cloned().unwrap_or_default());
 }
 
 async fn token(State(books): State<Arc<Books>>, Form(form): Form<HashMap<String, String>>) -> Response {

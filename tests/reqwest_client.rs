@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use http::{Method, StatusCode, header};
 use kit::SEC;
 use loopback::Loopback;
-use net::{Net, STORM, client, kind, request, stream};
+use net::{Net, STORM, client, kind, nobody, request, stream};
 use reqwest::{Client, Request, Response};
 use tower::{Layer, ServiceExt};
 use tower_reauth::{

@@ -44,7 +44,7 @@ enum Does {
 }
 
 /// A token endpoint that counts connections, and does this and that in turn; the last one for ever.
-async fn endpoint(listener: TcpListener, turns: Vec<Does>) -> (String, Arc<AtomicUsize>) {
+fn endpoint(listener: TcpListener, turns: Vec<Does>) -> (String, Arc<AtomicUsize>) {
     let uri = format!("http://{}/token?key=in-the-query", listener.local_addr().unwrap());
     let count = Arc::new(AtomicUsize::new(0));
     let counted = count.clone();
@@ -103,7 +103,7 @@ async fn case_43_a_redirect_of_the_token_endpoint_takes_no_refresh_token_along()
 #[tokio::test]
 async fn nothing_is_tried_a_second_time() {
     for does in [Does::Close, Does::Answer(503, "busy")] {
-        let (uri, count) = endpoint(listen().await, vec![does, Does::Answer(200, TOKENS)]).await;
+        let (uri, count) = endpoint(listen().await, vec![does, Does::Answer(200, TOKENS)]);
         let again = retry::for_host("127.0.0.1").no_budget().classify_fn(|tried| tried.retryable());
         let (session, _) = stale(refresher(&uri, builder().retry(again))).await;
         assert_eq!(session.access_token().await.unwrap_err().kind(), ErrorKind::Unavailable);
@@ -114,7 +114,7 @@ async fn nothing_is_tried_a_second_time() {
 /// Whatever the builder says of connections: one that was kept may be dead by the time it is wanted.
 #[tokio::test]
 async fn each_request_has_a_connection_of_its_own() {
-    let (uri, count) = endpoint(listen().await, vec![Does::Die]).await;
+    let (uri, count) = endpoint(listen().await, vec![Does::Die]);
     let refresher = refresher(&uri, builder().pool_max_idle_per_host(8).pool_idle_timeout(None));
     let (session, _) = stale(refresher).await;
     for n in 1..=5 {
@@ -134,7 +134,7 @@ async fn a_refused_connection_leaves_no_doubt_and_a_lost_answer_does() {
         let server = match lost {
             true => {
                 turns.insert(0, Does::Close);
-                Some(endpoint(listener, turns.clone()).await)
+                Some(endpoint(listener, turns.clone()))
             }
             false => {
                 drop(listener);
@@ -145,7 +145,7 @@ async fn a_refused_connection_leaves_no_doubt_and_a_lost_answer_does() {
         assert_eq!(session.access_token().await.unwrap_err().kind(), ErrorKind::Unavailable);
         let _server = match server {
             Some(server) => server,
-            None => endpoint(TcpListener::bind(address).await.unwrap(), turns).await,
+            None => endpoint(TcpListener::bind(address).await.unwrap(), turns),
         };
         clock.advance(120 * SEC);
         assert_eq!(session.access_token().await.unwrap_err().kind(), ErrorKind::ReauthRequired);
@@ -156,12 +156,10 @@ async fn a_refused_connection_leaves_no_doubt_and_a_lost_answer_does() {
 /// P16: neither what stands in the endpoint's query, nor a header of the client, nor a token.
 #[tokio::test]
 async fn p16_errors_show_no_query_and_no_secret() {
-    let listener = listen().await;
-    let closed = format!("http://{}/token?key=in-the-query", listener.local_addr().unwrap());
-    drop(listener);
-    let (lost, _) = endpoint(listen().await, vec![Does::Close]).await;
-    let (busy, _) = endpoint(listen().await, vec![Does::Answer(503, "a-secret-page")]).await;
-    let (cut, _) = endpoint(listen().await, vec![Does::Answer(200, "{\"access_token\":\"a-secret")]).await;
+    let closed = format!("{}/token?key=in-the-query", nobody());
+    let (lost, _) = endpoint(listen().await, vec![Does::Close]);
+    let (busy, _) = endpoint(listen().await, vec![Does::Answer(503, "a-secret-page")]);
+    let (cut, _) = endpoint(listen().await, vec![Does::Answer(200, "{\"access_token\":\"a-secret")]);
     for uri in [closed, lost, busy, cut] {
         let client =
             builder().default_headers([(header::AUTHORIZATION, "a-secret".parse().unwrap())].into_iter().collect());

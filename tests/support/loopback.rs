@@ -50,6 +50,7 @@ use tokio::{
     time::timeout,
 };
 use tower_http::compression::CompressionLayer;
+use tower_reauth::FailureKind;
 
 /// Whoever has not answered by then hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -269,6 +270,9 @@ async fn token(State(books): State<Arc<Books>>, Form(form): Form<HashMap<String,
                 "token_type": "Bearer",
             });
             (StatusCode::OK, body)
+        }
+        Err(error) if error.kind() == FailureKind::Transient => {
+            (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({"error": "temporarily_unavailable"}))
         }
         Err(_) => (StatusCode::BAD_REQUEST, serde_json::json!({"error": "invalid_grant"})),
     };

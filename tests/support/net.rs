@@ -93,6 +93,12 @@ pub fn request(method: Method, url: &str) -> Request {
     Request::new(method, Url::parse(url).unwrap())
 }
 
+/// An origin where nobody listens.
+pub fn nobody() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
 /// A body of so many bytes in chunks, whose length nobody is told.
 pub fn stream(bytes: usize) -> reqwest::Body {
     let chunks = (0..bytes).map(|n| Ok::<_, std::io::Error>(vec![b'a' + (n % 26) as u8]));

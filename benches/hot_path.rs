@@ -4,6 +4,9 @@
 //! `cargo bench --bench hot_path` measures each variant with criterion; `-- --quick` does so in a few seconds. On a noisy
 //! machine only the ratios at the end mean something: there the variants take turns every few microseconds.
 
+#[path = "support/turns.rs"]
+mod turns;
+
 use bytes::Bytes;
 use criterion::Criterion;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -12,21 +15,17 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     hint::black_box,
-    pin::pin,
-    task::{Context, Poll, Waker},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 use tower::{Layer, Service, retry::Policy, retry::Retry, service_fn};
 use tower_http::auth::AddAuthorization;
 use tower_reauth::{AuthLayer, NeverReplay, Origins, Session, Tokens, refresh_fn};
+use turns::{BATCH, Effort, Variant, deeper, ratio, take_turns};
 
 type Body = Full<Bytes>;
 type Answer = Result<Response<Body>, Infallible>;
 
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6ImFwaSJ9.c2lnbmF0dXJl";
-/// How many requests are made before the clock starts: so few that they stay in the cache.
-const BATCH: usize = 64;
-
 /// What is sent, and what comes back.
 #[derive(Clone, Copy)]
 struct Case {
@@ -93,60 +92,12 @@ fn request(headers: usize) -> Request<Body> {
     request.body(Full::new(Bytes::from_static(b"{}"))).expect("is a request")
 }
 
-/// One request through the stack. Everything is ready.
-fn send<S: Service<Request<Body>, Response = Response<Body>>>(
-    service: &mut S,
-    request: Request<Body>,
-) -> Response<Body> {
-    let mut cx = Context::from_waker(Waker::noop());
-    let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else { unreachable!("the client is ready") };
-    let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else { unreachable!("so is its answer") };
-    response
-}
-
-/// One way of sending requests, with what it measured.
-struct Variant {
-    name: &'static str,
-    send_all: Box<dyn FnMut(Vec<Request<Body>>)>,
-    /// Nanoseconds per request, one figure a round.
-    rounds: Vec<f64>,
-}
-
-impl Variant {
-    fn new<S>(name: &'static str, mut service: S) -> Self
-    where
-        S: Service<Request<Body>, Response = Response<Body>> + 'static,
-    {
-        let send_all = move |requests| {
-            for request in requests {
-                black_box(send(&mut service, request));
-            }
-        };
-        Self { name, send_all: Box::new(send_all), rounds: Vec::new() }
-    }
-
-    /// So many requests, made before the clock starts.
-    fn time(&mut self, template: &Request<Body>, count: usize) -> Duration {
-        let requests = vec![template.clone(); count];
-        let start = Instant::now();
-        (self.send_all)(requests);
-        start.elapsed()
-    }
-
-    /// Allocations per request, by count and bytes.
-    fn allocations(&mut self, template: &Request<Body>) -> (f64, f64) {
-        let requests = vec![template.clone(); BATCH];
-        let counted = allocation_counter::measure(|| (self.send_all)(requests));
-        (counted.count_total as f64 / BATCH as f64, counted.bytes_total as f64 / BATCH as f64)
-    }
-}
-
 const ADD: &str = "AddAuthorization";
 const NEVER: &str = "AuthService, NeverReplay";
 const RETRY: &str = "Retry(AddAuthorization)";
 const AUTH: &str = "AuthService";
 
-fn variants(session: &Session, dated: bool) -> [Variant; 4] {
+fn variants(session: &Session, dated: bool) -> [Variant<Request<Body>>; 4] {
     let origins = Origins::new(["https://api.example.com"]).expect("is an origin");
     let layer = AuthLayer::new(session.clone(), origins);
     let add = || AddAuthorization::bearer(client(dated), TOKEN).as_sensitive(true);
@@ -169,51 +120,8 @@ async fn session() -> Session {
     session
 }
 
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
-}
-
-/// One round: the variants take turns, so that whatever else the machine does meets all of them.
-fn take_turns(variants: &mut [Variant], template: &Request<Body>, batches: usize) {
-    let mut measured = vec![Vec::with_capacity(batches); variants.len()];
-    for batch in 0..batches {
-        for turn in 0..variants.len() {
-            let which = (batch + turn) % variants.len();
-            let took = variants[which].time(template, BATCH);
-            measured[which].push(took.as_nanos() as f64 / BATCH as f64);
-        }
-    }
-    for (variant, measured) in variants.iter_mut().zip(measured) {
-        variant.rounds.push(median(measured));
-    }
-}
-
-/// So many frames further down. What lies where on the stack changes these figures by a tenth and more, this way or that:
-/// each round has another place.
-fn deeper(frames: usize, work: &mut dyn FnMut()) {
-    let frame = black_box([0_u8; 48]);
-    match frames {
-        0 => work(),
-        _ => deeper(frames - 1, work),
-    }
-    black_box(&frame);
-}
-
-fn ratio(variants: &[Variant], of: &str, to: &str) -> f64 {
-    let rounds = |name| &variants.iter().find(|variant| variant.name == name).expect("is a variant").rounds;
-    median(rounds(of).iter().zip(rounds(to)).map(|(of, to)| of / to).collect())
-}
-
 fn main() {
-    // One turn each is enough to see that it works: `cargo test --benches`, or `-- --test`.
-    let arg = |name: &str| std::env::args().any(|arg| arg == name);
-    let (rounds, batches) = match () {
-        () if arg("--list") => return,
-        () if arg("--test") || !arg("--bench") => (1, 1),
-        () if arg("--quick") => (40, 100),
-        () => (100, 500),
-    };
+    let Some(Effort { rounds, batches }) = Effort::asked_for() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let session = runtime.block_on(session());
 
@@ -221,13 +129,14 @@ fn main() {
     for case in CASES {
         let mut group = criterion.benchmark_group(case.name);
         let template = request(case.headers);
+        let make = || template.clone();
         for mut variant in variants(&session, case.dated) {
             group.bench_function(variant.name, |bencher| {
                 bencher.iter_custom(|mut left| {
                     let mut took = Duration::ZERO;
                     while left > 0 {
                         let batch = left.min(BATCH as u64);
-                        took += variant.time(&template, batch as usize);
+                        took += variant.time(&make, batch as usize);
                         left -= batch;
                     }
                     took
@@ -240,18 +149,14 @@ fn main() {
     let mut lines = Vec::new();
     for case in CASES {
         let template = request(case.headers);
+        let make = || template.clone();
         let mut variants = variants(&session, case.dated);
-        take_turns(&mut variants, &template, batches); // warm
+        take_turns(&mut variants, &make, batches); // warm
         variants.iter_mut().for_each(|variant| variant.rounds.clear());
         for round in 0..rounds {
-            deeper(round, &mut || take_turns(&mut variants, &template, batches));
+            deeper(round, &mut || take_turns(&mut variants, &make, batches));
         }
-        println!("\n{}, {rounds} rounds, ns per request in each:", case.name);
-        for variant in &mut variants {
-            let (count, bytes) = variant.allocations(&template);
-            let rounds: Vec<_> = variant.rounds.iter().map(|ns| format!("{ns:.0}")).collect();
-            println!("  {:<25} {}  ({count} allocations, {bytes} bytes)", variant.name, rounds.join(" "));
-        }
+        turns::print(&format!("{}, {rounds} rounds", case.name), &mut variants, &make);
         let most = case.most.map(|most| format!(" (must be <= {most})")).unwrap_or_default();
         lines.push(format!("ratio {}: {AUTH} / {RETRY} = {:.2}{most}", case.name, ratio(&variants, AUTH, RETRY)));
         lines.push(format!("ratio {}: {NEVER} / {ADD} = {:.2}", case.name, ratio(&variants, NEVER, ADD)));

@@ -4,6 +4,12 @@
 //! own would need `unsafe`.
 #![cfg(feature = "test-util")]
 
+#[path = "alloc/accounts.rs"]
+mod accounts;
+#[cfg(feature = "reqwest")]
+#[path = "alloc/reqwest.rs"]
+mod reqwest_client;
+
 use allocation_counter::measure;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -83,18 +89,7 @@ impl Kind {
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
-        let requests: Vec<_> = (0..requests).map(|_| self.request()).collect();
-        let counted = measure(|| {
-            let mut cx = Context::from_waker(Waker::noop());
-            for request in requests {
-                let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else { panic!("the client is ready") };
-                let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else {
-                    panic!("its answer is ready")
-                };
-                black_box(response);
-            }
-        });
-        (counted.count_total, counted.bytes_total)
+        count(service, (0..requests).map(|_| self.request()).collect())
     }
 
     /// The same after one request: the first one on a thread may allocate.
@@ -105,6 +100,21 @@ impl Kind {
         self.count(&mut service, 1);
         self.count(&mut service, REQUESTS)
     }
+}
+
+/// What these requests allocate on their way, by count and bytes.
+fn count<R, S: Service<R>>(service: &mut S, requests: Vec<R>) -> (u64, u64) {
+    let counted = measure(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        for request in requests {
+            let Poll::Ready(Ok(())) = service.poll_ready(&mut cx) else { panic!("the client is ready") };
+            let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else {
+                panic!("its answer is ready")
+            };
+            black_box(response);
+        }
+    });
+    (counted.count_total, counted.bytes_total)
 }
 
 fn tokens(access: &str) -> Tokens {

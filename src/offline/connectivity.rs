@@ -4,7 +4,10 @@ use crate::clock::Timekeeper;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,9 +37,10 @@ const ANSWER_COUNTS: Duration = Duration::from_secs(60);
 /// A model that says "offline" does not stop one flight in this time.
 const PROBE_EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// The model, and what servers say against it. Without a model it costs nothing.
+/// The model, and what servers say against it: to one account, so that what fails for it keeps no other from the network
+/// (P12). Without a model it costs nothing.
 pub(crate) struct Reachability {
-    model: Option<Box<dyn Connectivity>>,
+    model: Option<Arc<dyn Connectivity>>,
     /// Until when (monotonic, in microseconds) an answer outranks the model.
     answered_until: AtomicU64,
     /// When the next flight may start although the model says "offline"; 0: it says otherwise.
@@ -50,7 +54,7 @@ impl fmt::Debug for Reachability {
 }
 
 impl Reachability {
-    pub(crate) fn new(model: Option<Box<dyn Connectivity>>) -> Self {
+    pub(crate) fn new(model: Option<Arc<dyn Connectivity>>) -> Self {
         Self { model, answered_until: AtomicU64::new(0), probe_at: AtomicU64::new(0) }
     }
 
@@ -138,7 +142,7 @@ mod tests {
                 _ => None,
             }
         };
-        (clock.clone(), Timekeeper::new(Arc::new(clock)), says, Reachability::new(Some(Box::new(model))))
+        (clock.clone(), Timekeeper::new(Arc::new(clock)), says, Reachability::new(Some(Arc::new(model))))
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Inner {
             passed.map(|moment| now.since(moment))
         };
         Facts {
-            online: self.config.reach.online(&self.config.time),
+            online: self.reach.online(&self.config.time),
             token_fresh: snapshot.fresh_for_gate(now),
             grant_rejected: snapshot.rejected.is_some(),
             now: trusted.then(|| now.system()),
@@ -166,7 +166,7 @@ impl Session {
     /// token of unknown expiry is fresh for ever where nothing is sent.
     fn contact(&self, snapshot: &Snapshot, trail: Trail<'_>, now: Stamp) -> Option<Landing> {
         let inner = &self.0;
-        let online = inner.config.reach.online(&inner.config.time) != Some(false);
+        let online = inner.reach.online(&inner.config.time) != Some(false);
         let old = snapshot.fresh(now).is_some_and(|access| now >= access.sent_at.plus(CONTACT_EVERY));
         let asks = online && old && !trail.last && trail.failed.is_none() && !snapshot.is_dead();
         asks.then(|| inner.join(Want::InsteadOf(snapshot.token_id())).ok()).flatten()
@@ -191,7 +191,7 @@ impl Session {
         }
 
         let fresh = snapshot.fresh(now);
-        let online = inner.config.reach.online(&inner.config.time) != Some(false);
+        let online = inner.reach.online(&inner.config.time) != Some(false);
         let mut error = trail.failed.cloned();
         match fresh {
             Some(_) if snapshot.ready(now).is_some() || snapshot.is_dead() || !online || !may_wait => {}
@@ -205,7 +205,7 @@ impl Session {
                     return Step::Wait(landing);
                 }
             }
-            None if may_wait && (online || inner.config.reach.may_fly(&inner.config.time)) => {
+            None if may_wait && (online || inner.reach.may_fly(&inner.config.time)) => {
                 match inner.join(Want::InsteadOf(snapshot.token_id())) {
                     Ok(landing) => return Step::Wait(landing),
                     Err(refused) => error = Some(refused),
@@ -267,7 +267,7 @@ impl Session {
     /// A server answered a request that left at `left`: we are online, and its clock says at least this.
     pub(crate) fn answered(&self, date: Option<SystemTime>, left: Stamp) {
         let config = &self.0.config;
-        config.reach.answered(&config.time);
+        self.0.reach.answered(&config.time);
         if let Some(date) = date {
             config.time.at_least(date, left);
         }
@@ -275,7 +275,7 @@ impl Session {
 
     /// Nobody answered.
     pub(crate) fn unanswered(&self) {
-        self.0.config.reach.unanswered();
+        self.0.reach.unanswered();
     }
 
     /// Whether a request goes to the token endpoint, which is no place for an access token.

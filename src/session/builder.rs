@@ -15,7 +15,7 @@ use crate::{
     error::AuthError,
     event::Observer,
     failure::FailureClassifier,
-    offline::{Connectivity, DynStepUp, OfflineGate, Reachability, StepUp},
+    offline::{Connectivity, DynStepUp, OfflineGate, StepUp},
     refresher::{Refresher, SharedRefresher},
     state::LockCause,
     store::{MemoryStore, SessionStore, SharedStore},
@@ -43,7 +43,7 @@ pub struct SessionBuilder {
     store: Option<SharedStore>,
     gate: Option<Box<dyn OfflineGate>>,
     step_up: Option<Box<dyn DynStepUp>>,
-    connectivity: Option<Box<dyn Connectivity>>,
+    connectivity: Option<Arc<dyn Connectivity>>,
     clock: Option<Arc<dyn Clock>>,
     observers: Vec<Box<dyn Observer>>,
     classifier: FailureClassifier,
@@ -106,7 +106,7 @@ impl SessionBuilder {
 
     /// What the platform knows about the network. Defaults to unknown, which counts as online.
     pub fn connectivity(mut self, connectivity: impl Connectivity) -> Self {
-        self.connectivity = Some(Box::new(connectivity));
+        self.connectivity = Some(Arc::new(connectivity));
         self
     }
 
@@ -231,7 +231,7 @@ impl SessionBuilder {
             refresher: self.refresher,
             gate: self.gate,
             step_up: self.step_up,
-            reach: Reachability::new(self.connectivity),
+            connectivity: self.connectivity,
             time,
             observers: self.observers,
             classifier: self.classifier,

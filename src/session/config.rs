@@ -6,11 +6,11 @@ use crate::{
     clock::Timekeeper,
     event::Observer,
     failure::FailureClassifier,
-    offline::{DynStepUp, OfflineGate, Reachability},
+    offline::{Connectivity, DynStepUp, OfflineGate},
     refresher::SharedRefresher,
     state::LockCause,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub(crate) type OnWipe = Box<dyn Fn(&AccountId) + Send + Sync>;
 pub(crate) type OnLock = Box<dyn Fn(&AccountId, LockCause) + Send + Sync>;
@@ -26,7 +26,8 @@ pub(crate) struct Config {
     pub(crate) gate: Option<Box<dyn OfflineGate>>,
     /// `None`: a step-up that is required is denied.
     pub(crate) step_up: Option<Box<dyn DynStepUp>>,
-    pub(crate) reach: Reachability,
+    /// What the platform says. What servers say against it, each session hears for itself.
+    pub(crate) connectivity: Option<Arc<dyn Connectivity>>,
     pub(crate) time: Timekeeper,
     pub(crate) observers: Vec<Box<dyn Observer>>,
     pub(crate) classifier: FailureClassifier,

@@ -37,7 +37,7 @@ async fn turn_at_expiry(mut watching: Watching) {
             inner.edit(|edit| {
                 let snapshot = edit.snapshot();
                 let waits = matches!(snapshot.state, AuthState::Active { .. })
-                    && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some() || inner.config.reach.has_model());
+                    && (edit.desk.cool_down.is_some() || snapshot.rejected.is_some() || inner.reach.has_model());
                 let end = snapshot.fresh(now).and_then(|access| access.expires_at).filter(|_| waits);
                 edit.desk.expiry_watched = end.is_some();
                 end.map(|end| end.since(now))
@@ -62,7 +62,7 @@ impl Inner {
                 return;
             }
         }
-        let offline = self.config.reach.online(&self.config.time) == Some(false);
+        let offline = self.reach.online(&self.config.time) == Some(false);
         self.edit(|edit| {
             let snapshot = edit.snapshot();
             if snapshot.fresh(now).is_some() {

@@ -14,7 +14,7 @@ use crate::{
     clock::{Reading, Stamp},
     error::{AuthError, ErrorKind},
     event::AuthEvent,
-    offline,
+    offline::{self, Reachability},
     state::{self, AuthState, Input, SignedOutCause},
 };
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ pub(crate) struct Inner {
     pub(crate) id: AccountId,
     pub(crate) config: Arc<Config>,
     pub(crate) vault: Vault,
+    pub(crate) reach: Reachability,
     /// This session in this process, as journals name it.
     pub(crate) owner: String,
     pub(crate) states: watch::Sender<AuthState>,
@@ -44,6 +45,7 @@ impl Inner {
     pub(crate) fn new(config: Arc<Config>, vault: Vault, owner: String, snapshot: Snapshot) -> Self {
         Self {
             id: vault.account().clone(),
+            reach: Reachability::new(config.connectivity.clone()),
             config,
             vault,
             owner,

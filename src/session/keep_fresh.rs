@@ -45,7 +45,7 @@ async fn keep_fresh(inner: Weak<Inner>) {
             let snapshot = session.snapshot();
             (snapshot.fresh(now).map_or(now, |access| access.soft_at), snapshot.token_id())
         };
-        let offline = session.config.reach.online(&session.config.time) == Some(false);
+        let offline = session.reach.online(&session.config.time) == Some(false);
         let mut pause = due.since(now);
         if pause.is_zero() && !offline {
             pause = match session.join(Want::InsteadOf(held)) {

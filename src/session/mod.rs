@@ -161,8 +161,8 @@ impl Session {
                 }
                 return Ok(access.token.clone());
             }
-            let offline = inner.config.reach.online(&inner.config.time) == Some(false);
-            if turn >= 3 || (offline && !inner.config.reach.may_fly(&inner.config.time)) {
+            let offline = inner.reach.online(&inner.config.time) == Some(false);
+            if turn >= 3 || (offline && !inner.reach.may_fly(&inner.config.time)) {
                 break;
             }
             inner.join(Want::InsteadOf(snapshot.token_id()))?.await?;

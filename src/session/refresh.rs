@@ -328,14 +328,14 @@ impl Refresh<'_> {
                 inner.correct(&correction, Some(&mut attempt.record));
                 let kept = inner.keep_news();
                 let outcome = self.course.received(lease, *attempt, tokens, asked).await;
-                config.reach.answered(&config.time);
+                inner.reach.answered(&config.time);
                 kept.await;
                 outcome
             }
             Err(error) => {
                 match error.http_status() {
-                    Some(_) => config.reach.answered(&config.time),
-                    None => config.reach.unanswered(),
+                    Some(_) => inner.reach.answered(&config.time),
+                    None => inner.reach.unanswered(),
                 }
                 if error.date.is_some() {
                     let correction = config.time.answered(error.date, asked);

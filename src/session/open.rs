@@ -67,12 +67,12 @@ impl Foundation {
 
     /// `None`: nobody's any more, or that of another issuer or client, whose keys are others.
     async fn open_stored(&self, key: &AccountKey) -> Result<Option<Session>, AuthError> {
-        let account = vault::account_at(&self.store, key).await?;
-        let Some(vault) = account.map(|account| self.vault(account)).filter(|vault| vault.key == *key) else {
-            return Ok(None);
-        };
-        let found = vault.load().await?;
-        self.restore(vault, found).await.map(Some)
+        let Some(found) = vault::find(&self.store, key).await? else { return Ok(None) };
+        let vault = self.vault(found.record.account());
+        match vault.key == *key && vault.accept(&found.record).is_ok() {
+            true => self.restore(vault, Some(found)).await.map(Some),
+            false => Ok(None),
+        }
     }
 
     async fn restore(&self, vault: Vault, found: Option<Found>) -> Result<Session, AuthError> {

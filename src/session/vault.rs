@@ -41,8 +41,13 @@ impl Vault {
 
     /// The newest record. One of another issuer or client is `Misconfigured` (P10), one of another account `Corrupt`.
     pub(crate) async fn load(&self) -> Result<Option<Found>, AuthError> {
-        let Some(stored) = bounded(CALL, self.store.load(&self.key)).await? else { return Ok(None) };
-        let record = Box::new(Record::read(stored.bytes())?);
+        let found = find(&self.store, &self.key).await?;
+        found.as_ref().map_or(Ok(()), |found| self.accept(&found.record))?;
+        Ok(found)
+    }
+
+    /// Whether a record is this account's, of this issuer and client.
+    pub(crate) fn accept(&self, record: &Record) -> Result<(), AuthError> {
         if record.issuer != self.issuer || record.client_id != self.client_id {
             return Err(AuthError::misconfigured("the stored session belongs to another issuer or client"));
         }
@@ -50,7 +55,7 @@ impl Vault {
             let why = "the stored session belongs to another account";
             return Err(StoreError::new(StoreErrorKind::Corrupt).with_source(why).into());
         }
-        Ok(Some(Found { record, version: stored.version().clone() }))
+        Ok(())
     }
 
     /// A record that nobody will ever be able to read is put aside, so that the next start finds room.
@@ -144,12 +149,11 @@ pub(crate) async fn keys(store: &SharedStore) -> Result<Vec<AccountKey>, StoreEr
     bounded(CALL, store.accounts()).await
 }
 
-/// Whose record that is, in the application's words.
-pub(crate) async fn account_at(store: &SharedStore, key: &AccountKey) -> Result<Option<AccountId>, AuthError> {
-    match bounded(CALL, store.load(key)).await? {
-        Some(stored) => Ok(Some(Record::read(stored.bytes())?.account())),
-        None => Ok(None),
-    }
+/// The record that stands there, whosever it is.
+pub(crate) async fn find(store: &SharedStore, key: &AccountKey) -> Result<Option<Found>, AuthError> {
+    let Some(stored) = bounded(CALL, store.load(key)).await? else { return Ok(None) };
+    let record = Box::new(Record::read(stored.bytes())?);
+    Ok(Some(Found { record, version: stored.version().clone() }))
 }
 
 async fn bounded<T>(limit: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

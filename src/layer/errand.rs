@@ -3,11 +3,11 @@
 use super::{
     exchange::{Verdict, judge},
     replay::Replay,
-    route::{Auth, Claim},
+    route::{Auth, Claim, reentrant},
 };
 use crate::{
     clock::Stamp,
-    error::{AuthError, ErrorKind},
+    error::AuthError,
     message::{HttpRequest, HttpResponse, ResponseHead},
     session::{Answer, Landing, Pass, Prompted, Reaction, Session, Step, TokenId, Trail},
 };
@@ -104,13 +104,6 @@ impl<S, P> Errand<S, P> {
         self.failed = None;
         self.prompted |= answer == Prompted::Answered;
     }
-}
-
-pub(super) fn reentrant() -> AuthError {
-    AuthError::new(
-        ErrorKind::Reentrant,
-        "a token request went through the layer that waits for it: give the refresher a client of its own",
-    )
 }
 
 /// Drops the ready instance and leaves a clone behind, which holds no permit.

@@ -1,9 +1,9 @@
 //! [`ResponseFuture`]: the life of one request as a named state machine. Nothing is boxed while the token is fresh.
 
 use super::{
-    errand::{Errand, POLLED_AFTER_END, State, StateProj, annotated, attach, give_back, reentrant},
+    errand::{Errand, POLLED_AFTER_END, State, StateProj, annotated, attach, give_back},
     replay::Replay,
-    route::{Auth, Claim, Place},
+    route::{Auth, Claim, Place, reentrant},
 };
 use crate::{
     error::{AuthError, BoxError},

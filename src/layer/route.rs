@@ -96,12 +96,14 @@ impl Auth {
                 return Err(AuthError::misconfigured(why));
             }
         };
-        let session = self.session(extensions)?;
-        if session.is_endpoint(&target) || session.is_reentrant() {
-            let why =
-                "a token request went through the layer that waits for it: give the refresher a client of its own";
-            return Err(AuthError::new(ErrorKind::Reentrant, why));
+        let token_request = match &self.holder {
+            Holder::One(session) => session.is_token_request(&target),
+            Holder::Many(accounts) => accounts.is_token_request(&target),
+        };
+        if token_request {
+            return Err(reentrant());
         }
+        let session = self.session(extensions)?;
         Ok(Route::Authenticated(Place { session, origin }))
     }
 
@@ -140,6 +142,11 @@ impl Auth {
             .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
         Ask { capability, forward_stale: stale || self.forward_stale }
     }
+}
+
+pub(super) fn reentrant() -> AuthError {
+    let why = "a token request went through the layer that waits for it: give the refresher a client of its own";
+    AuthError::new(ErrorKind::Reentrant, why)
 }
 
 fn insecure() -> AuthError {

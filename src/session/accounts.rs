@@ -1,10 +1,14 @@
 //! [`Accounts`]: the sessions of several accounts, side by side.
 
 use super::{Session, open::Foundation};
-use crate::{account::AccountId, error::AuthError};
+use crate::{account::AccountId, error::AuthError, message::Target};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 /// The sessions of several accounts over one store, one for each. Clones share it.
 ///
@@ -36,7 +40,11 @@ pub struct Accounts(Arc<Shared>);
 struct Shared {
     foundation: Foundation,
     directory: ArcSwap<Directory>,
+    opening: Mutex<BTreeMap<AccountId, Weak<Turn>>>,
 }
+
+/// Whoever has it opens the account.
+type Turn = tokio::sync::Mutex<()>;
 
 /// Who is known. Requests read it without a lock.
 #[derive(Clone, Default)]
@@ -49,7 +57,7 @@ impl Accounts {
     pub(crate) fn new(foundation: Foundation, restored: Vec<Session>) -> Self {
         let sessions = restored.into_iter().map(|session| (session.account().clone(), session)).collect();
         let directory = ArcSwap::from_pointee(Directory { sessions, active: None });
-        Self(Arc::new(Shared { foundation, directory }))
+        Self(Arc::new(Shared { foundation, directory, opening: Mutex::default() }))
     }
 
     /// The session of an account. One that is not known yet is restored, as by [`SessionBuilder::open`]; a new one begins
@@ -63,22 +71,33 @@ impl Accounts {
     /// [`SessionBuilder::open`]: crate::SessionBuilder::open
     pub async fn open(&self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
-        match self.get(&account) {
-            Some(session) => Ok(session),
-            None => Ok(self.admit(self.0.foundation.open(account).await?)),
+        if let Some(session) = self.get(&account) {
+            return Ok(session);
         }
-    }
-
-    /// Of two that were opened at once the first one stays: one session for an account, and so one refresh.
-    fn admit(&self, opened: Session) -> Session {
-        let mut admitted = opened.clone();
+        // Of two at once one waits for the other: one session for an account, and so one refresh (P1).
+        let turn = self.turn(&account);
+        let _turn = turn.lock().await;
+        if let Some(session) = self.get(&account) {
+            return Ok(session);
+        }
+        let session = self.0.foundation.open(account).await?;
         self.0.directory.rcu(|directory| {
             let mut directory = Directory::clone(directory);
-            let known = directory.sessions.entry(opened.account().clone()).or_insert_with(|| opened.clone());
-            admitted = known.clone();
+            directory.sessions.insert(session.account().clone(), session.clone());
             directory
         });
-        admitted
+        Ok(session)
+    }
+
+    fn turn(&self, account: &AccountId) -> Arc<Turn> {
+        let mut opening = self.0.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        opening.retain(|_, turn| turn.strong_count() > 0);
+        let waiting = opening.get(account).and_then(Weak::upgrade);
+        waiting.unwrap_or_else(|| {
+            let turn = Arc::default();
+            opening.insert(account.clone(), Arc::downgrade(&turn));
+            turn
+        })
     }
 
     /// The session of a known account.
@@ -105,6 +124,11 @@ impl Accounts {
         let session = self.get(account).ok_or_else(|| AuthError::misconfigured("the account is not open"))?;
         self.0.directory.rcu(|directory| Directory { active: Some(session.clone()), ..Directory::clone(directory) });
         Ok(())
+    }
+
+    /// As [`Session::is_token_request`], whoever it is made for.
+    pub(crate) fn is_token_request(&self, target: &Target<'_>) -> bool {
+        self.0.foundation.config.is_token_request(target)
     }
 
     /// [Closes](Session::close) every session, all at once. They can be used afterwards.

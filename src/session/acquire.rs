@@ -2,10 +2,12 @@
 
 use super::{
     Session,
-    desk::{Answer, Landing, Work},
+    config::Config,
+    desk::{Answer, Landing, Part, Work},
     flight::Want,
     inner::Inner,
     snapshot::{Snapshot, TokenId},
+    sync::WITHIN,
 };
 use crate::{
     clock::{Reading, SLACK, Stamp},
@@ -278,19 +280,14 @@ impl Session {
         self.0.reach.unanswered();
     }
 
-    /// Whether a request goes to the token endpoint, which is no place for an access token.
-    pub(crate) fn is_endpoint(&self, target: &Target<'_>) -> bool {
-        self.0.config.endpoint.as_ref().is_some_and(|endpoint| {
-            endpoint.path() == target.path
-                && endpoint.host().zip(target.host()).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host))
-                && port(endpoint.scheme_str(), endpoint.authority().map(Authority::as_str))
-                    == port(target.scheme, target.authority)
-        })
+    /// Whether a request is one of those that waiting requests wait for (P11).
+    pub(crate) fn is_token_request(&self, target: &Target<'_>) -> bool {
+        self.0.config.is_token_request(target)
     }
 
-    /// Whether this task is a part of this session's own exchange (P11).
+    /// Whether this task is a part of an exchange, of this account or of one beside it (P11).
     pub(crate) fn is_reentrant(&self) -> bool {
-        self.0.is_within_own_flight()
+        self.0.config.is_within_exchange()
     }
 
     /// Whether this task is a part of this session's own prompt.
@@ -355,6 +352,28 @@ impl Session {
                 Err(denial)
             }
         }
+    }
+}
+
+impl Config {
+    /// A request that goes to the token endpoint, which is no place for an access token, or that an exchange makes, of
+    /// whichever account: it could wait for one that waits for it.
+    pub(crate) fn is_token_request(self: &Arc<Self>, target: &Target<'_>) -> bool {
+        self.is_endpoint(target) || self.is_within_exchange()
+    }
+
+    fn is_endpoint(&self, target: &Target<'_>) -> bool {
+        self.endpoint.as_ref().is_some_and(|endpoint| {
+            endpoint.path() == target.path
+                && endpoint.host().zip(target.host()).is_some_and(|(ours, host)| ours.eq_ignore_ascii_case(host))
+                && port(endpoint.scheme_str(), endpoint.authority().map(Authority::as_str))
+                    == port(target.scheme, target.authority)
+        })
+    }
+
+    fn is_within_exchange(self: &Arc<Self>) -> bool {
+        let is_one = |part: &Part| part.work == Work::Exchange && Arc::ptr_eq(&part.config, self);
+        WITHIN.try_with(|within| within.iter().any(is_one)).unwrap_or(false)
     }
 }
 

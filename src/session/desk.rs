@@ -1,11 +1,15 @@
 //! What lies on a session's desk: everything that is needed off the hot path only, under one mutex.
 
-use super::cooldown::{Breaker, CoolDown};
+use super::{
+    config::Config,
+    cooldown::{Breaker, CoolDown},
+};
 use crate::{clock::Stamp, error::AuthError, event::AuthEvent, state::LockCause, store::SharedLease};
 use futures_util::future::{Map, Shared};
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
+    sync::Arc,
     time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -107,8 +111,16 @@ pub(crate) enum Work {
     Prompt,
 }
 
-/// The sessions, by owner, and the work of theirs that a task is a part of.
-pub(crate) type Within = Vec<(String, Work)>;
+/// What a task is a part of, the outermost first.
+pub(crate) type Within = Vec<Part>;
+
+/// Work of a session, which is known by its owner; its accounts' other sessions share its configuration.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) owner: String,
+    pub(crate) config: Arc<Config>,
+    pub(crate) work: Work,
+}
 
 // ===== tokens that could not be saved =====
 

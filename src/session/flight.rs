@@ -5,7 +5,7 @@
 
 use super::{
     cooldown::Tripped,
-    desk::{Flight, Landing, Outcome, Received, Work},
+    desk::{Flight, Landing, Outcome, Part, Received, Work},
     inner::Inner,
     refresh,
     snapshot::TokenId,
@@ -37,14 +37,14 @@ impl Inner {
     }
 
     pub(crate) fn is_within(&self, work: Work) -> bool {
-        let is_it = |(owner, of): &(String, Work)| *of == work && *owner == self.owner;
+        let is_it = |part: &Part| part.work == work && part.owner == self.owner;
         WITHIN.try_with(|within| within.iter().any(is_it)).unwrap_or(false)
     }
 
     /// Runs an exchange, or a prompt, so that requests it makes through this session's layer are recognized.
     pub(crate) async fn within<T>(&self, work: Work, future: impl Future<Output = T>) -> T {
         let mut within = WITHIN.try_with(|within| Vec::clone(within)).unwrap_or_default();
-        within.push((self.owner.clone(), work));
+        within.push(Part { owner: self.owner.clone(), config: self.config.clone(), work });
         WITHIN.scope(Arc::new(within), future).await
     }
 

@@ -20,7 +20,11 @@ use crate::{
     state::LockCause,
     store::{MemoryStore, SessionStore, SharedStore},
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// What a session is made of.
 ///
@@ -243,7 +247,7 @@ impl SessionBuilder {
             on_wipe: self.on_wipe,
             on_lock: self.on_lock,
         });
-        Ok(Foundation { config, store, for_sign_in: self.for_sign_in })
+        Ok(Foundation { config, store, for_sign_in: self.for_sign_in, damaged: Mutex::default() })
     }
 }
 

@@ -18,13 +18,18 @@ use crate::{
     state::{AuthState, SignedOutCause},
     store::SharedStore,
 };
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What the sessions of one builder stand on.
 pub(crate) struct Foundation {
     pub(crate) config: Arc<Config>,
     pub(crate) store: SharedStore,
     pub(crate) for_sign_in: bool,
+    /// What could not be read when all were opened, and has not been told yet: some stores put it aside at once.
+    pub(crate) damaged: Mutex<BTreeMap<AccountKey, AuthError>>,
 }
 
 impl Foundation {
@@ -39,11 +44,20 @@ impl Foundation {
             Err(error) if self.for_sign_in && is_in_the_way(&error) => None,
             Err(error) if is_unreadable(&error) => {
                 vault.put_aside(self.config.term()).await;
+                self.damage(&vault.key);
                 return Err(error);
             }
             found => found?,
         };
-        self.restore(vault, found).await
+        match (&found, self.damage(&vault.key)) {
+            (None, Some(error)) if !self.for_sign_in => Err(error),
+            _ => self.restore(vault, found).await,
+        }
+    }
+
+    /// What is told once.
+    fn damage(&self, key: &AccountKey) -> Option<AuthError> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
     }
 
     /// Every account with a record of this issuer and client. One that cannot be read keeps no other from its place; but if
@@ -54,7 +68,9 @@ impl Foundation {
         for key in vault::keys(&self.store).await? {
             match self.open_stored(&key).await {
                 Ok(session) => sessions.extend(session),
-                Err(error) if is_unreadable(&error) => {}
+                Err(error) if is_unreadable(&error) => {
+                    self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key, error);
+                }
                 Err(error) if is_denied(&error) => denied = Some(error),
                 Err(error) => return Err(error),
             }

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
+use tokio::sync::{Notify, Semaphore};
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 use tower_reauth::{
     AuthError, AuthEvent, AuthLayer, FailureKind, ManualClock, Origins, RefreshError, RefreshGrant, Refresher,
@@ -63,16 +64,21 @@ pub struct Books {
     pub date: Option<SystemTime>,
     /// Access tokens that the API takes.
     pub accepted: Vec<String>,
-    pub started: Option<Arc<tokio::sync::Notify>>,
+    pub started: Option<Arc<Notify>>,
     /// While set, an exchange that was served waits for it before it answers.
-    pub hold: Option<Arc<tokio::sync::Semaphore>>,
+    pub hold: Option<Arc<Semaphore>>,
 }
 
 impl Issuer {
     pub fn new() -> Self {
+        Self::of_family(1)
+    }
+
+    /// Whose tokens can be told from another's.
+    pub fn of_family(family: u64) -> Self {
         Self(Arc::new(Mutex::new(Books {
             number: 0,
-            family: 1,
+            family,
             revoked: false,
             reuse_events: 0,
             exchanges: 0,
@@ -81,7 +87,7 @@ impl Issuer {
             takes: Duration::from_millis(50),
             script: VecDeque::new(),
             date: None,
-            accepted: vec!["a1.0".into()],
+            accepted: vec![format!("a{family}.0")],
             started: None,
             hold: None,
         })))
@@ -112,6 +118,15 @@ impl Issuer {
             books.revoked = false;
         }
         books.mint()
+    }
+
+    /// From now on an exchange tells when it has begun, and answers when a permit is added.
+    pub fn hold(&self) -> (Arc<Notify>, Arc<Semaphore>) {
+        let (started, hold) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+        let mut books = self.books();
+        books.started = Some(started.clone());
+        books.hold = Some(hold.clone());
+        (started, hold)
     }
 
     /// The API takes no token that was issued until now.
@@ -247,7 +262,7 @@ impl Seen {
 pub fn api(
     issuer: &Issuer,
     seen: &Seen,
-) -> impl Service<Req, Response = Res, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static {
+) -> impl Service<Req, Response = Res, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static + use<> {
     let (issuer, seen) = (issuer.clone(), seen.clone());
     tower::service_fn(move |request: Req| {
         let authorization = request.headers().get("authorization").map(|v| v.to_str().unwrap().to_owned());

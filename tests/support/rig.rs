@@ -70,11 +70,7 @@ impl Rig {
 
     /// From now on an exchange tells when it has begun, and answers when a permit is added.
     pub fn hold(&self) -> (Arc<Notify>, Arc<Semaphore>) {
-        let (started, hold) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
-        let mut books = self.issuer.books();
-        books.started = Some(started.clone());
-        books.hold = Some(hold.clone());
-        (started, hold)
+        self.issuer.hold()
     }
 
     pub fn fail(&self) {

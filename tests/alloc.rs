@@ -233,3 +233,26 @@ fn p17_nothing_is_allocated_while_the_token_is_fresh() {
     runtime.block_on(session.refresh()).unwrap();
     assert_eq!(kind.count(&mut api, 1), warm, "after a refresh");
 }
+
+/// Nor does the choice among accounts: by the layer, and of the active one.
+#[test]
+fn p17_choosing_an_account_allocates_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let accounts = runtime.block_on(async {
+        let accounts =
+            Session::builder(refresh_fn(async |_| Ok(tokens("another token")))).open_accounts().await.unwrap();
+        for name in ["alice", "bob", "carol"] {
+            accounts.open(name).await.unwrap().sign_in(tokens(TOKEN)).await.unwrap();
+        }
+        accounts.set_active(&"bob".into()).unwrap();
+        accounts
+    });
+    let origins = Origins::new(["https://api.example.com"]).unwrap();
+    let layer = AuthLayer::for_accounts(accounts, origins).replay(NeverReplay);
+    for marked in [false, true] {
+        let kind = Kind { headers: 3, marked };
+        let add = kind.count_warm(AddAuthorization::bearer(client(), TOKEN).as_sensitive(true));
+        assert_eq!(kind.count_warm(layer.layer(client())), add, "the active one");
+        assert_eq!(kind.count_warm(layer.clone().account("carol").layer(client())), add, "the layer's");
+    }
+}

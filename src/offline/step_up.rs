@@ -3,7 +3,8 @@
 use crate::{denial::Capability, error::BoxError};
 use std::{pin::Pin, time::Duration};
 
-/// The application's prompt for biometrics or a PIN: one at a time, shared by all who wait.
+/// The application's prompt for biometrics or a PIN: one at a time, shared by all who wait. Of several
+/// [`Accounts`](crate::Accounts) each has its own: two may be asked for at once.
 ///
 /// A session that has one asks it where the gate denies a request with
 /// [`DenyReason::StepUpRequired`](crate::DenyReason::StepUpRequired), once for all requests that wait, whatever their

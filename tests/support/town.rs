@@ -125,12 +125,17 @@ impl Town {
     }
 
     pub fn behind(&self, layer: AuthLayer) -> Api {
+        BoxCloneSyncService::new(layer.layer(self.api_itself()))
+    }
+
+    /// The API without the layer.
+    pub fn api_itself(&self) -> Api {
         let (realm, seen) = (self.realm.clone(), self.seen.clone());
         let service = service_fn(move |request: Req| {
             let token = request.headers()["authorization"].to_str().unwrap().replace("Bearer ", "");
             api(&realm.of_token(&token), &seen).oneshot(request)
         });
-        BoxCloneSyncService::new(layer.layer(service))
+        BoxCloneSyncService::new(service.map_err(Into::into))
     }
 
     /// Time goes by for the sessions' clock and for tokio's timers alike.

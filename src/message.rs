@@ -28,7 +28,6 @@ pub(crate) mod sealed {
         /// Host and port as they stand in the request, with user-info if there is any.
         pub authority: Option<&'a str>,
         pub path: &'a str,
-        pub query: Option<&'a str>,
     }
 
     impl<'a> Target<'a> {
@@ -47,6 +46,8 @@ pub(crate) mod sealed {
     pub trait Request {
         fn method(&self) -> &Method;
         fn target(&self) -> Target<'_>;
+        /// Apart from the target: few want it.
+        fn query(&self) -> Option<&str>;
         fn headers(&self) -> &HeaderMap;
         fn headers_mut(&mut self) -> &mut HeaderMap;
         /// `None`: the type keeps its extensions private.
@@ -59,8 +60,12 @@ pub(crate) mod sealed {
         fn extensions(&self) -> &Extensions;
         fn extensions_mut(&mut self) -> &mut Extensions;
 
-        /// Where it came from, if a client that follows redirects by itself has noted that.
+        /// Where it came from, if a client that follows redirects by itself has noted that; and with which query.
         fn source(&self) -> Option<Target<'_>> {
+            None
+        }
+
+        fn source_query(&self) -> Option<&str> {
             None
         }
     }
@@ -83,8 +88,11 @@ impl<B> sealed::Request for http::Request<B> {
             scheme: uri.scheme_str(),
             authority: uri.authority().map(http::uri::Authority::as_str),
             path: uri.path(),
-            query: uri.query(),
         }
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.uri().query()
     }
 
     fn headers(&self) -> &HeaderMap {

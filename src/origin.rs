@@ -112,7 +112,6 @@ impl Origins {
             scheme: uri.scheme_str(),
             authority: uri.authority().map(http::uri::Authority::as_str),
             path: uri.path(),
-            query: uri.query(),
         })
     }
 

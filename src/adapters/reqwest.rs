@@ -12,7 +12,7 @@ use sealed::Target;
 const NOWHERE: &str = "no.url.provided.local";
 
 fn target(url: &Url) -> Target<'_> {
-    Target { scheme: Some(url.scheme()), authority: Some(url.authority()), path: url.path(), query: url.query() }
+    Target { scheme: Some(url.scheme()), authority: Some(url.authority()), path: url.path() }
 }
 
 impl HttpRequest for Request {}
@@ -24,6 +24,10 @@ impl sealed::Request for Request {
 
     fn target(&self) -> Target<'_> {
         target(self.url())
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.url().query()
     }
 
     fn headers(&self) -> &HeaderMap {
@@ -62,6 +66,10 @@ impl sealed::Response for Response {
         // A server of that name may be redirected to: its answer came over a connection.
         let made = self.remote_addr().is_none() && self.url().host_str() == Some(NOWHERE);
         (!made).then(|| target(self.url()))
+    }
+
+    fn source_query(&self) -> Option<&str> {
+        self.url().query()
     }
 }
 

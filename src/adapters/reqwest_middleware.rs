@@ -86,6 +86,10 @@ impl sealed::Request for Extended {
         sealed::Request::target(&self.request)
     }
 
+    fn query(&self) -> Option<&str> {
+        self.request.url().query()
+    }
+
     fn headers(&self) -> &HeaderMap {
         self.request.headers()
     }

@@ -127,8 +127,8 @@ fn date(headers: &HeaderMap) -> Option<SystemTime> {
 
 /// The client below was sent on to get this response: the request itself was answered, and may have been applied.
 fn redirected(request: &impl HttpRequest, response: &impl HttpResponse) -> bool {
-    let asked = request.target();
-    response.source().is_some_and(|source| (source.path, source.query) != (asked.path, asked.query))
+    let Some(source) = response.source() else { return false };
+    (source.path, response.source_query()) != (request.target().path, request.query())
 }
 
 pub(super) fn annotated<Res: HttpResponse>(mut response: Res, error: AuthError) -> Res {

@@ -7,7 +7,7 @@ fn origins(list: &[&str]) -> Origins {
 
 /// Past `http::Uri`, which would refuse some of what other URI types let through.
 fn raw(origins: &Origins, scheme: &str, authority: &str) -> Match {
-    origins.find(&Target { scheme: Some(scheme), authority: Some(authority), path: "/", query: None })
+    origins.find(&Target { scheme: Some(scheme), authority: Some(authority), path: "/" })
 }
 
 fn uri(origins: &Origins, uri: &str) -> Match {
@@ -260,7 +260,7 @@ fn uris_with_and_without_an_authority() {
     assert_eq!(uri(&allowed, "*"), Match::Relative);
     // CONNECT: it has no scheme, so nobody knows whether it is secure
     assert_eq!(uri(&allowed, "api.example.com:443"), Match::Foreign);
-    let opaque = Target { scheme: Some("data"), authority: None, path: "x", query: None };
+    let opaque = Target { scheme: Some("data"), authority: None, path: "x" };
     assert_eq!(allowed.find(&opaque), Match::Foreign);
     assert_eq!(allowed.name(0), "https://api.example.com");
     assert_eq!(allowed.name(1), "");

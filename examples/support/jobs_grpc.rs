@@ -81,7 +81,7 @@ where
 }
 
 #[derive(Clone, Copy)]
-struct Text;
+pub(crate) struct Text;
 
 impl Codec for Text {
     type Encode = String;

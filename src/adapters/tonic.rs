@@ -15,6 +15,9 @@ use tonic::{Code, Status};
 /// | all else of this crate: a mistake in the program or its set-up | `INTERNAL` |
 /// | another service's | as tonic reads it |
 ///
+/// A status of the server itself is no error here: one that a refresh could not cure is delivered as the server sent it, and
+/// says nothing of this crate.
+///
 /// ```
 /// use tonic::Code;
 /// use tower_reauth::{AuthError, ErrorKind, Origins, grpc_status};

@@ -98,7 +98,9 @@ impl AuthLayer {
     /// [active](Accounts::active) account's. It keeps that account to its end, whatever is switched meanwhile.
     ///
     /// If it names an account that is not open, or two different ones, it is `Misconfigured`; if it names none, and none
-    /// is active, `SignedOut`.
+    /// is active, `SignedOut`. The extensions of a `tonic::Request` are those of its HTTP request.
+    ///
+    /// A token request through it is `Reentrant`, whichever account it is made for and whichever is active.
     pub fn for_accounts(accounts: Accounts, origins: Origins) -> Self {
         Self::of(Holder::Many(accounts), origins)
     }

@@ -36,13 +36,15 @@ const B: Result<&str, ErrorKind> = Ok("a20.0");
 const WRONG: Result<&str, ErrorKind> = Err(ErrorKind::Misconfigured);
 const NOBODY: Result<&str, ErrorKind> = Err(ErrorKind::SignedOut);
 
+/// By the layer, by extension, by permit; what becomes of it with nobody active, with bob, with alice.
+type Row<'a> = (&'a AuthLayer, Option<&'a str>, Option<&'a str>, [Result<&'a str, ErrorKind>; 3]);
+
 #[tokio::test(start_paused = true)]
 async fn p12_whatever_names_an_account_has_to_name_the_same_one() {
     let town = Town::new(MemoryStore::new()).await;
     let (alices, bobs) = (town.layer().account("alice"), town.layer().account("bob"));
     let strangers = town.layer().account("zoe");
-    // By the layer, by extension, by permit; with nobody active, with bob active, with alice active.
-    let rows: [(&AuthLayer, Option<&str>, Option<&str>, [Result<&str, ErrorKind>; 3]); 14] = [
+    let rows: [Row<'_>; 14] = [
         (&town.layer(), None, None, [NOBODY, B, A]),
         (&town.layer(), Some("alice"), None, [A, A, A]),
         (&town.layer(), None, Some("alice"), [A, A, A]),

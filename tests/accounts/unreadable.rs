@@ -79,7 +79,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 /// Files as they are found: cut short, emptied, grown.
 #[tokio::test]
 async fn p12_damaged_files_keep_no_other_account_from_opening() {
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage); 3] = [
         ("cut", |bytes| bytes[..bytes.len() / 2].to_vec()),
         ("empty", |_| Vec::new()),
         ("huge", |bytes| [bytes, vec![b' '; 2 << 20]].concat()),
@@ -183,7 +184,10 @@ async fn if_none_can_be_read_and_a_key_would_help_it_is_an_error() {
 
 /// A store with a list that goes wrong.
 #[derive(Clone)]
-struct Listed(Flaky, fn() -> Result<Vec<AccountKey>, StoreError>);
+struct Listed(Flaky, List);
+
+/// `Ok` with nobody: it does not answer at all.
+type List = fn() -> Result<Vec<AccountKey>, StoreError>;
 
 impl SessionStore for Listed {
     type Lease = <Flaky as SessionStore>::Lease;
@@ -234,11 +238,8 @@ async fn a_store_that_does_not_answer_is_an_error() {
             }
         }
     }
-    let lists: [fn() -> Result<Vec<AccountKey>, StoreError>; 3] = [
-        || Err(StoreError::unavailable("gone")),
-        || panic!("a list that panics"),
-        || Ok(Vec::new()), // does not answer at all
-    ];
+    let lists: [List; 3] =
+        [|| Err(StoreError::unavailable("gone")), || panic!("a list that panics"), || Ok(Vec::new())];
     for list in lists {
         let town = three(Flaky::new()).await;
         let error = town.builder(Listed(Flaky::new(), list)).open_accounts().await.unwrap_err();

@@ -14,7 +14,7 @@ use tower_http::{
     timeout::TimeoutLayer,
     trace::{DefaultMakeSpan, TraceLayer},
 };
-use tower_reauth::{BufferedBody, SkipAuth};
+use tower_reauth::{AccountId, BufferedBody, SkipAuth, Tokens};
 
 #[tokio::test]
 async fn a_full_stack() {
@@ -154,6 +154,40 @@ async fn extensions_of_a_request_hold_for_its_next_hop() {
         assert_eq!(answer(stack.clone(), request).await.unwrap().0, StatusCode::OK);
         assert_eq!(public.lines(), [format!("GET /redirect/302?/echo {token} "), format!("GET /echo {token} ")]);
     }
+}
+
+/// To another origin, tower-http takes no extensions along, and `AccountId` is one.
+#[tokio::test]
+async fn p12_a_hop_to_another_allowed_origin_is_the_same_account_s_if_the_policy_keeps_its_name() {
+    let (api, files) = (Loopback::stranger().await, Loopback::stranger().await); // both allowed
+    let accounts = Session::builder(Issuer::new()).open_accounts().await.unwrap();
+    for name in ["alice", "bob"] {
+        accounts.open(name).await.unwrap().sign_in(Tokens::new(format!("{name}-1"))).await.unwrap();
+    }
+    let origins = Origins::new([api.origin(), files.origin()]).unwrap();
+    let layer = AuthLayer::for_accounts(accounts.clone(), origins);
+
+    let keeping = policy::FilterCredentials::new().allow_extension::<AccountId>();
+    let keeping = policy::PolicyExt::and::<_, Full<Bytes>, BoxError>(policy::Limited::default(), keeping);
+    let keeping = ServiceBuilder::new().layer(FollowRedirectLayer::with_policy(keeping)).layer(layer.clone());
+    let dropping = ServiceBuilder::new().layer(FollowRedirectLayer::new()).layer(layer.clone());
+    let one_for_each = ServiceBuilder::new().layer(FollowRedirectLayer::new()).layer(layer.account("bob"));
+    let (keeping, dropping) = (keeping.service(client()), dropping.service(client()));
+    let one_for_each = one_for_each.service(client());
+    let request = || {
+        let path = format!("/redirect/302?{}", files.uri("/echo"));
+        Request::get(api.uri(&path)).extension(AccountId::new("bob")).body(Full::default()).unwrap()
+    };
+
+    let error = answer(dropping, request()).await.unwrap_err(); // nobody is active
+    assert_eq!(AuthError::find(&*error).map(AuthError::kind), Some(ErrorKind::SignedOut), "{error:?}");
+    assert_eq!(files.received().len(), 0);
+
+    accounts.set_active(&AccountId::new("alice")).unwrap();
+    assert_eq!(answer(keeping, request()).await.unwrap().0, StatusCode::OK);
+    assert_eq!(files.lines(), ["GET /echo Bearer bob-1 "]);
+    assert_eq!(answer(one_for_each, request()).await.unwrap().0, StatusCode::OK);
+    assert_eq!(files.lines(), ["GET /echo Bearer bob-1 "]);
 }
 
 // ===== retries =====

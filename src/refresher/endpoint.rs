@@ -231,7 +231,8 @@ macro_rules! builder {
             ///
             /// It must not follow redirects: they would carry the refresh token to another server. It must not try
             /// again by itself: a refresh token may be good for one use only. And it must not carry an `AuthLayer`.
-            /// [`HyperTokens`](crate::HyperTokens) is such a client.
+            /// `HyperTokens` (feature `hyper-client`) and `ReqwestTokens` (feature `reqwest`) are such clients; a
+            /// `reqwest::Client` is none.
             pub fn http<S, A, B>(self, client: S) -> $name<Http>
             where
                 S: Service<http::Request<A>, Response = http::Response<B>, Error: Into<BoxError>, Future: Send>

@@ -35,6 +35,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// since one that was kept may be dead by the time it is wanted, and then nobody knows what became of the request. It
 /// knows no proxies.
 ///
+/// It brings rustls with *ring*. A program in which something else brings *aws-lc-rs*, as `hyper-rustls` does by default,
+/// has two, and what leaves the choice to rustls (`with_native_roots()` of `hyper-rustls`) panics: take one by name, or
+/// begin with `rustls::crypto::ring::default_provider().install_default()`. This client takes its own in any case.
+///
 /// ```
 /// use tower_reauth::{HyperTokens, OAuth2Refresher};
 ///

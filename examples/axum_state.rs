@@ -63,7 +63,7 @@ async fn jobs(State(app): State<App>, method: Method, body: Bytes) -> Result<Res
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let upstream = LocalServer::start(Duration::from_secs(1), Duration::from_millis(100)).await?;
+    let upstream = LocalServer::start(Duration::from_secs(3), Duration::from_millis(100)).await?;
     let tokens = ClientCredentials::new(format!("{}/token", upstream.origin()), "backend", "secret")?;
     let gate = OfflinePolicy::new().rule(Capability::READ, Rule::new());
     let session = Session::builder(tokens.scope("jobs:read").http(HyperTokens::new()))
@@ -91,7 +91,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("3. The token has expired, and the token endpoint is down.");
     upstream.set_down(true);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     let answer = call("GET").await?;
     println!("   {}, Retry-After: {:?}", answer.status(), answer.headers().get(RETRY_AFTER));
     promise("503, and when to come back", answer.status() == StatusCode::SERVICE_UNAVAILABLE)

@@ -13,7 +13,7 @@
 mod server;
 
 use futures_util::future::try_join_all;
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, redirect::Policy};
 use server::{LocalServer, promise};
 use std::{error::Error, time::Duration};
 use tower::{Layer, ServiceExt};
@@ -47,7 +47,8 @@ async fn main() -> Result<(), BoxError> {
     // `.store(FileStore::open(directory)?)` (feature `file`) keeps it over restarts.
     let session = Session::builder(refresher).gate(gate).open("alice").await?;
 
-    let client = Client::new();
+    // What the client follows by itself the layer does not see: redirects are left to the caller.
+    let client = Client::builder().redirect(Policy::none()).build()?;
     let layer = AuthLayer::new(session.clone(), Origins::new([server.origin()])?)
         // Nothing can be put beside a `reqwest::Request`: its extensions are private. So the layer tells what it wants.
         .capability(|head| (head.method() == Method::DELETE).then_some(Capability::new("jobs.delete")));

@@ -6,7 +6,7 @@
 mod server;
 
 use futures_util::future::try_join_all;
-use reqwest::Client;
+use reqwest::{Client, redirect::Policy};
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use server::{LocalServer, promise};
@@ -31,7 +31,8 @@ async fn main() -> Result<(), BoxError> {
 
     let layer = AuthLayer::for_accounts(accounts.clone(), Origins::new([server.origin()])?);
     let backoff = ExponentialBackoff::builder().retry_bounds(Duration::from_millis(50), Duration::from_secs(1));
-    let client = ClientBuilder::new(Client::new())
+    // What the client follows by itself the layer does not see: redirects are left to the caller.
+    let client = ClientBuilder::new(Client::builder().redirect(Policy::none()).build()?)
         // Outside: each attempt is a request anew, and gets the token of that moment.
         .with(RetryTransientMiddleware::new_with_policy(backoff.build_with_max_retries(3)))
         // Inside, and so last: what the others made of the request is what is sent again after a 401.

@@ -22,9 +22,9 @@ pub(crate) struct Day {
 }
 
 impl Day {
-    /// Access tokens live for a second, so that the day is short.
+    /// Access tokens live for two seconds, so that the day is short.
     pub(crate) async fn begin() -> Result<Self, BoxError> {
-        let server = LocalServer::start(Duration::from_secs(1), Duration::from_millis(50)).await?;
+        let server = LocalServer::start(Duration::from_secs(2), Duration::from_millis(50)).await?;
         let policy = OfflinePolicy::new()
             .rule("jobs.read", Rule::new().max_offline(7 * 24 * 60 * MINUTE))
             .rule("jobs.complete", Rule::new().online())

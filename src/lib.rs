@@ -1,9 +1,9 @@
 //! Tower middleware for HTTP *clients* that log in once and must stay logged in.
 //!
-//! [`AuthLayer`] wraps any tower `Service` of `http::Request`, or of `reqwest::Request`. It attaches the access token, but only to the origins it
-//! may go to; refreshes it before it expires, with exactly one exchange however many requests want one; on a 401
-//! refreshes and replays once; saves a rotated refresh token before anybody uses what came with it; and asks a gate before
-//! it forwards a command.
+//! [`AuthLayer`] wraps any tower `Service` of `http::Request`, or of `reqwest::Request`. It attaches the access token, but
+//! only to the origins it may go to; refreshes it before it expires, with exactly one exchange however many requests want
+//! one; on a 401 refreshes and replays once; saves a rotated refresh token before anybody uses what came with it; and asks
+//! a gate before it forwards a command.
 //!
 //! ```
 //! use tower::{Layer, ServiceExt, service_fn};

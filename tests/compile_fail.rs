@@ -45,6 +45,15 @@ fn a_body_that_is_not_clone_is_told_of_the_replay_policies() {
     holds("body_is_not_clone", &advice);
 }
 
+/// `oneshot` and `ready` name no request, and so the compiler does not say what is wrong with it, nor asks us.
+#[test]
+fn who_is_told_of_unsatisfied_bounds_only_is_told_how_to_ask_which() {
+    holds(
+        "oneshot_names_no_request",
+        &["doesn't satisfy", "not a service? `Service::call(&mut api, request)` tells why"],
+    );
+}
+
 #[test]
 fn a_service_that_is_not_clone_is_told_of_the_way_round() {
     let advice = [

@@ -214,18 +214,21 @@ impl<S: sealed::InnerService, P: Clone> Layer<S> for AuthLayer<P> {
 
 /// What [`AuthLayer`] makes of a service.
 ///
-/// It is a `Service<Req>` for requests that it knows (`http::Request<B>`, and `reqwest::Request` with feature `reqwest`) if the inner service is one and is `Clone`, and
-/// if the replay policy knows the request: with the default [`CloneBody`] the body must be `Clone`; for others see
-/// [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone` (`RateLimit`, `BoxService`) go above
-/// it, or below a `Buffer`. More on neighbours, and on what to do when the compiler says only that bounds are not satisfied,
-/// is in `docs/stacks.md`, a chapter of the guide.
+/// It is a `Service<Req>` for requests that it knows (`http::Request<B>`, and `reqwest::Request` with feature `reqwest`) if
+/// the inner service is one and is `Clone`, and if the replay policy knows the request: with the default [`CloneBody`] the
+/// body must be `Clone`; for others see [`BufferedBody`], [`EmptyOnly`] and [`NeverReplay`]. Services that are not `Clone`
+/// (`RateLimit`, `BoxService`) go above it, or below a `Buffer`.
+///
+/// If `oneshot` or `ready` is refused because bounds are not satisfied, `Service::call(&mut api, request)` in its place makes
+/// the compiler say which. More on that, and on neighbours: [`guide::stacks`](crate::guide::stacks).
 ///
 /// Errors are [`BoxError`]: the inner service's own, or an
 /// [`AuthError`](crate::AuthError), which [`AuthError::find`](crate::AuthError::find) finds.
 ///
 /// Dropping a response future drops the request that it made; a refresh that it started goes on.
 #[derive(Clone)]
-pub struct AuthService<S, P = CloneBody> {
+// The compiler shows the next line to who calls `oneshot` or `ready` on what is no service of their request.
+pub struct AuthService<S, P = CloneBody /* not a service? `Service::call(&mut api, request)` tells why */> {
     inner: S,
     auth: Arc<Auth>,
     replay: P,

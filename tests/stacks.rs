@@ -118,13 +118,14 @@ impl Net {
     }
 }
 
-async fn answer<S, B>(stack: S, request: Req) -> Result<(StatusCode, Bytes), BoxError>
+/// By a handle that is kept meanwhile, as programs do: `oneshot` would drop what it holds.
+async fn answer<S, B>(mut stack: S, request: Req) -> Result<(StatusCode, Bytes), BoxError>
 where
     S: Service<Req, Response = Response<B>, Error: Into<BoxError>>,
     B: Body<Data: Send, Error: Into<BoxError>>,
 {
     let work = async {
-        let response = stack.oneshot(request).await.map_err(Into::into)?;
+        let response = stack.ready().await.map_err(Into::into)?.call(request).await.map_err(Into::into)?;
         Ok((response.status(), response.into_body().collect().await.map_err(Into::into)?.to_bytes()))
     };
     timeout(PATIENCE, work).await.expect("it hangs")

@@ -3,7 +3,7 @@
 use crate::{
     flaky::{Call, Fault, Flaky},
     ids, kind_of,
-    kit::{get, send},
+    kit::{SEC, get, send},
     town::{Town, named, settle},
     world::{state, token},
 };
@@ -96,7 +96,7 @@ async fn p01_openings_at_once_give_one_session_one_task_and_one_event() {
             assert_pending!(open.poll());
         }
         assert_eq!(store.count(Call::Load), 1, "one asks the store, the others wait");
-        let bob = accounts.open("bob").await.unwrap();
+        let bob = tokio::time::timeout(SEC, accounts.open("bob")).await.expect("he does not wait").unwrap();
         assert_eq!((state(&bob), store.count(Call::Load)), ("never signed in", 2), "but nobody else does");
 
         drop(first); // whoever asked has gone: another one opens it

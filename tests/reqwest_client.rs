@@ -17,6 +17,7 @@ mod wrapped;
 
 use futures_util::future::join_all;
 use http::{Method, StatusCode, header};
+use http_body_util::Empty;
 use kit::SEC;
 use loopback::Loopback;
 use net::{Net, STORM, client, kind, nobody, request, stream};
@@ -127,17 +128,23 @@ async fn a_stream_that_waits_for_a_token_is_sent_once_it_is_there() {
 async fn empty_only_replays_requests_without_a_body() {
     let net = Net::new().await;
     let api = net.layer().replay(EmptyOnly).layer(client());
-    let empty = [net.get("/not/a1.0"), net.post("/not/a1.1", ""), net.post("/not/a1.2", Vec::new())];
+    let at_its_end = reqwest::Body::wrap(Empty::<bytes::Bytes>::new());
+    let empty = [
+        net.get("/not/a1.0"),
+        net.post("/not/a1.1", ""),
+        net.post("/not/a1.2", Vec::new()),
+        net.post("/not/a1.3", at_its_end),
+    ];
     for (n, request) in empty.into_iter().enumerate() {
         assert_eq!((status(&api, request).await, net.lines().len()), (StatusCode::OK, 2), "{n}");
     }
-    assert_eq!(net.issuer.exchanges(), 3);
+    assert_eq!(net.issuer.exchanges(), 4);
     net.clock.advance(40 * SEC); // so many refusals in a row would open the breaker
-    for full in [net.post("/not/a1.3", "{}"), net.post("/not/a1.4", stream(0))] {
+    for full in [net.post("/not/a1.4", "{}"), net.post("/not/a1.5", stream(0))] {
         assert_eq!((status(&api, full).await, net.lines().len()), (StatusCode::UNAUTHORIZED, 1));
         net.session.access_token().await.unwrap();
     }
-    assert_eq!(net.issuer.exchanges(), 5);
+    assert_eq!(net.issuer.exchanges(), 6);
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! `reqwest::Client` behind the layer: [`reqwest::Request`] and [`reqwest::Response`] as they are.
 
 use crate::{
-    layer::{CloneBody, EmptyOnly, Replay},
+    layer::{CloneBody, EmptyOnly, Replay, is_empty},
     message::{HttpRequest, HttpResponse, sealed},
 };
-use http::{Extensions, HeaderMap, Method, StatusCode, header::TRAILER};
-use reqwest::{Body, Request, Response, Url};
+use http::{Extensions, HeaderMap, Method, StatusCode};
+use reqwest::{Request, Response, Url};
 use sealed::Target;
 
 /// The host that reqwest writes down for a response that no client has fetched, but a cache or a test has made.
@@ -73,7 +73,7 @@ impl sealed::Response for Response {
     }
 }
 
-/// Keeps requests whose body is in memory; a streamed one cannot be sent twice.
+/// Keeps requests whose body is in memory; a streamed one cannot be sent twice, and neither can a multipart form.
 #[diagnostic::do_not_recommend]
 impl Replay<Request> for CloneBody {
     type Kept = Request;
@@ -92,9 +92,14 @@ impl Replay<Request> for EmptyOnly {
     type Kept = Request;
 
     fn keep(&self, req: &mut Request) -> Option<Request> {
-        let no_data = req.body().and_then(Body::as_bytes).is_some_and(<[u8]>::is_empty);
-        let empty = req.body().is_none() || (no_data && !req.headers().contains_key(TRAILER));
-        empty.then(|| req.try_clone()).flatten()
+        if !req.body().is_none_or(|body| is_empty(body, req.headers())) {
+            return None;
+        }
+        // Without the body: reqwest clones no streams, not even those at their end.
+        let body = req.body_mut().take();
+        let kept = req.try_clone();
+        *req.body_mut() = body;
+        kept
     }
 
     fn restore(&self, kept: Request) -> Option<Request> {

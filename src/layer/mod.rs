@@ -15,6 +15,9 @@ pub use future::ResponseFuture;
 pub use replay::{CloneBody, EmptyOnly, NeverReplay, Replay};
 pub use route::{ForwardStale, SkipAuth};
 
+#[cfg(feature = "reqwest")]
+pub(crate) use replay::is_empty;
+
 use crate::{
     account::AccountId,
     denial::Capability,

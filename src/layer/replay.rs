@@ -1,6 +1,6 @@
 //! [`Replay`]: how a request is kept for its one replay, and the policies that need no buffer.
 
-use http::Request;
+use http::{HeaderMap, Request, header::TRAILER};
 use http_body::Body;
 use std::{convert::Infallible, mem};
 
@@ -102,10 +102,7 @@ impl<B: Body + Default> Replay<Request<B>> for EmptyOnly {
     type Kept = Request<B>;
 
     fn keep(&self, req: &mut Request<B>) -> Option<Request<B>> {
-        let no_data =
-            || req.body().size_hint().exact() == Some(0) && !req.headers().contains_key(http::header::TRAILER);
-        let empty = req.body().is_end_stream() || no_data();
-        empty.then(|| copy_head(req).map(|()| B::default()))
+        is_empty(req.body(), req.headers()).then(|| copy_head(req).map(|()| B::default()))
     }
 
     fn restore(&self, kept: Request<B>) -> Option<Request<B>> {
@@ -123,6 +120,11 @@ impl<Req> Replay<Req> for NeverReplay {
     fn restore(&self, kept: Infallible) -> Option<Req> {
         match kept {}
     }
+}
+
+/// Nothing is to come, neither data nor trailers.
+pub(crate) fn is_empty(body: &impl Body, headers: &HeaderMap) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0) && !headers.contains_key(TRAILER)
 }
 
 /// The request without its body, extensions included.

@@ -231,6 +231,14 @@ fn ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
+/// As URLs write it (the URL standard, "IPv6 serializer"): without dotted quads, which `Display` has for mapped addresses.
+fn ipv6_host(address: Ipv6Addr) -> String {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] => format!("[::ffff:{high:x}:{low:x}]"),
+        _ => format!("[{address}]"),
+    }
+}
+
 /// A literal loopback address. Names are not: who answers for `localhost` is up to the resolver.
 fn is_loopback(host: &str) -> bool {
     ipv6(host).is_some_and(|address| address == Ipv6Addr::LOCALHOST)
@@ -243,7 +251,7 @@ fn canonical_host(host: &str) -> Result<String, &'static str> {
         return Err("has a non-ASCII host: write it in punycode (xn--…)");
     }
     if host.starts_with('[') {
-        return ipv6(host).map(|address| format!("[{address}]")).ok_or("has a malformed IPv6 address");
+        return ipv6(host).map(ipv6_host).ok_or("has a malformed IPv6 address");
     }
     if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
         return Err("has a host with characters that no host name has (there are no wildcards)");

@@ -232,7 +232,9 @@ async fn p10_origins_in_the_spellings_that_urls_are_brought_into() {
     assert_eq!(net.lines(), ["GET /echo Bearer a1.0 "; 5]);
 
     // Hosts of which no test has the port: the client fails, or not, after the layer has spoken.
-    let origins = Origins::new(["https://API.Example.com:443", "https://xn--bcher-kva.example"]).unwrap();
+    let origins =
+        Origins::new(["https://API.Example.com:443", "https://xn--bcher-kva.example", "https://[::ffff:192.0.2.1]"])
+            .unwrap();
     net.session.sign_out(SignOut::Soft).await.unwrap();
     let api = tower_reauth::AuthLayer::new(net.session.clone(), origins).layer(client());
     for ours in [
@@ -240,6 +242,8 @@ async fn p10_origins_in_the_spellings_that_urls_are_brought_into() {
         "HTTPS://api.example.com:443/x",
         "https://bücher.example",
         "https://BÜCHER.example:443/",
+        "https://[::ffff:192.0.2.1]/x",
+        "https://[::FFFF:c000:0201]",
     ] {
         let error = send(&api, request(Method::GET, ours)).await.unwrap_err();
         assert_eq!(kind(&error), Some(ErrorKind::SignedOut), "{ours}");

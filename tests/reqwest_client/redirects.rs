@@ -106,9 +106,14 @@ async fn a_command_that_was_answered_by_a_redirect_is_not_sent_again() {
         // It was refused all the same: the others get a new token.
         net.session.access_token().await.unwrap();
     }
-    assert_eq!(net.issuer.exchanges(), 3);
+    // Nor if nothing but the query tells the answer from the command.
+    assert_eq!(status(&api, net.post("/done/a1.3", "once")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(net.lines(), ["POST /done/a1.3 Bearer a1.3 once", "GET /done/a1.3?done Bearer a1.3 "]);
+    net.session.access_token().await.unwrap();
+    assert_eq!(net.issuer.exchanges(), 4);
+    net.clock.advance(40 * SEC); // so many refusals in a row would open the breaker
     // What does the same when it is done twice is.
-    let mut put = net.post("/redirect/303?/not/a1.3", "{}");
+    let mut put = net.post("/redirect/303?/not/a1.4", "{}");
     *put.method_mut() = Method::PUT;
     assert_eq!(status(&api, put).await, StatusCode::OK);
 }

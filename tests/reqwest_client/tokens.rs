@@ -39,6 +39,8 @@ enum Does {
     Answer(u16, &'static str),
     /// Reads the request, and closes.
     Close,
+    /// Answers with less than it says, and closes.
+    Break(&'static str),
     /// Answers, and never reads again, as a connection that died while it was idle.
     Die,
 }
@@ -62,14 +64,18 @@ async fn serve(mut stream: TcpStream, does: Does) {
     while !read.ends_with(b"client_id=app") {
         assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0, "a whole request");
     }
-    let (status, body) = match does {
+    let (status, body, missing) = match does {
         Does::Close => return,
-        Does::Die => (200, TOKENS),
-        Does::Answer(status, body) => (status, body),
+        Does::Break(body) => (200, body, 1),
+        Does::Die => (200, TOKENS, 0),
+        Does::Answer(status, body) => (status, body, 0),
     };
-    let head =
-        format!("HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let length = body.len() + missing;
+    let head = format!("HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    if missing > 0 {
+        return;
+    }
     // Open until the client closes it: what else comes is not answered.
     let _ = stream.read_u8().await;
 }
@@ -160,7 +166,8 @@ async fn p16_errors_show_no_query_and_no_secret() {
     let (lost, _) = endpoint(listen().await, vec![Does::Close]);
     let (busy, _) = endpoint(listen().await, vec![Does::Answer(503, "a-secret-page")]);
     let (cut, _) = endpoint(listen().await, vec![Does::Answer(200, "{\"access_token\":\"a-secret")]);
-    for uri in [closed, lost, busy, cut] {
+    let (broken, _) = endpoint(listen().await, vec![Does::Break("{\"access_token\":\"a-secret")]);
+    for uri in [closed, lost, busy, cut, broken] {
         let client =
             builder().default_headers([(header::AUTHORIZATION, "a-secret".parse().unwrap())].into_iter().collect());
         let (session, _) = stale(refresher(&uri, client)).await;

@@ -14,6 +14,7 @@
 //! | `/held` | the request's body, after [`Loopback::release`] |
 //! | `/answer/{status}` | that status, with the request's `x-challenge` as its `WWW-Authenticate` |
 //! | `/not/{token}` | the request's body; a 401 for this one token |
+//! | `/done/{token}` | to a `POST`: 303, to itself with the query `done`; else as `/not/{token}` |
 //! | `/token` | RFC 6749 §6; takes no access token, and is not recorded |
 //! | `/revoke` | RFC 7009, likewise |
 #![allow(dead_code, unreachable_pub)] // each test takes what it needs
@@ -124,6 +125,7 @@ impl Loopback {
             .route("/held", any(held))
             .route("/answer/{status}", any(answer))
             .route("/not/{token}", any(not))
+            .route("/done/{token}", any(not).post(done))
             .layer(from_fn_with_state(books.clone(), receive))
             .route("/token", post(token))
             .route("/revoke", post(revoke))
@@ -251,6 +253,10 @@ async fn not(Path(token): Path<String>, headers: HeaderMap, body: Body) -> Respo
         true => refused(),
         false => body.into_response(),
     }
+}
+
+async fn done(uri: Uri) -> impl IntoResponse {
+    (StatusCode::SEE_OTHER, [(header::LOCATION, format!("{}?done", uri.path()))])
 }
 
 async fn revoke(State(books): State<Arc<Books>>, Form(form): Form<HashMap<String, String>>) {

@@ -155,7 +155,8 @@ impl AuthError {
         None
     }
 
-    /// Why a delivered 401 was not retried, from the response's extensions.
+    /// Why a delivered 401 was not retried, from the response's extensions. `reqwest::Response::error_for_status` keeps none
+    /// of them: look before.
     pub fn in_response<R: HttpResponse>(response: &R) -> Option<&Self> {
         response.extensions().get()
     }

@@ -18,9 +18,9 @@ use tokio::sync::Mutex;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// [`AuthLayer`] as a reqwest middleware. It belongs inside retries: those come last, and so see what it makes of a
-/// request, and so is what rewrites URLs: a 401 counts if it comes from the origin that was asked for. For the client at the
-/// end of the chain see [`AuthLayer`](crate::AuthLayer#around-a-reqwest-client).
+/// [`AuthLayer`] as a reqwest middleware. Retries go around it, added before it: `.with(retry).with(auth)`; and so does what
+/// rewrites URLs, since the token goes wherever a request is sent from here on, and a 401 counts if it comes from the origin
+/// that was asked for. For the client at the end of the chain see [`AuthLayer`](crate::AuthLayer#around-a-reqwest-client).
 ///
 /// A request's extensions say what they say of `http::Request`: [`AccountId`](crate::AccountId),
 /// [`Permit`](crate::Permit), [`Capability`](crate::Capability), [`SkipAuth`](crate::SkipAuth),

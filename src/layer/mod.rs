@@ -80,6 +80,9 @@ use tower_service::Service;
 ///
 /// - It adds its `default_headers` where none stands: an `Authorization` among them goes out with requests that get no token,
 ///   and never instead of one. One that `RequestBuilder` sets (`bearer_auth`, or user-info in the URL) is the caller's own.
+/// - It tries again what `ClientBuilder::retry` says, with the token that it has, and each of the two sendings so often:
+///   a policy of it leaves 401 alone.
+/// - Its timeouts, `RequestBuilder::timeout` too, are of one sending: the wait for a token is not counted.
 /// - It goes through the proxies of the environment, to a loopback address in plain text: `no_proxy()` is for those.
 ///
 /// A `reqwest::Request` keeps its extensions private: see [`account`](Self::account), [`capability`](Self::capability) and
@@ -151,6 +154,9 @@ impl<P> AuthLayer<P> {
 
     /// The origin of requests whose URI has no authority: tonic sends `/pkg.Service/Method`. Without it such requests are
     /// `Misconfigured`, and so they are if it is not one of the allowed origins.
+    ///
+    /// It is believed: say what the client below connects to. One that goes elsewhere, or there over plain http, takes the
+    /// token along.
     pub fn default_origin(self, origin: Uri) -> Self {
         self.with(|auth| auth.default_origin = Some(origin))
     }

@@ -96,10 +96,10 @@ where
 fn networked(layer: &AuthLayer, runtime: &Rc<Runtime>) -> [Variant<Request>; 3] {
     let client = Client::builder().no_proxy().build().expect("is a client");
     let header = header();
-    let hand = client.clone();
+    let mut hand = client.clone();
     let hand = service_fn(move |mut request: Request| {
         request.headers_mut().insert(header::AUTHORIZATION, header.clone());
-        hand.clone().call(request)
+        hand.call(request)
     });
     [
         over_the_network(HAND, runtime, hand),

@@ -132,6 +132,8 @@ impl AuthError {
 
     /// Looks through the sources of `err`, and into `io::Error`, which hides its cause. What `anyhow::anyhow!` makes of a
     /// [`BoxError`] hides it too: look before that, or give `anyhow` the [`AuthError`] itself, which is `Clone`.
+    /// So does a wrapper that passes for what it holds, as thiserror's `#[error(transparent)]` and
+    /// `reqwest_middleware::Error::middleware` do, if that is the `AuthError` itself: they show its sources only.
     ///
     /// ```
     /// use tower_reauth::{AuthError, ErrorKind, Origins};

@@ -34,7 +34,8 @@ use tower_service::Service;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_reauth::BoxError> {
 /// let session = Session::builder(refresh_fn(async |_| Ok(Tokens::new("fresh")))).open("alice").await?;
 /// let auth = AuthMiddleware::from(AuthLayer::new(session, Origins::new(["https://api.example.com"])?));
-/// let client = ClientBuilder::new(reqwest::Client::new()).with(auth).build();
+/// let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+/// let client = ClientBuilder::new(client).with(auth).build();
 ///
 /// let request = client.post("https://api.example.com/jobs").with_extension(Capability::new("jobs.complete"));
 /// let error = request.send().await.unwrap_err(); // nobody has signed in

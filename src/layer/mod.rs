@@ -64,14 +64,19 @@ use tower_service::Service;
 /// What the client does by itself it does below the layer:
 ///
 /// - It follows redirects. A response from another origin is delivered as it is, and a refused request that was redirected
-///   is replayed only if it is idempotent. reqwest takes the token off on the way to another origin, but (0.13.5) puts it on
-///   again when that one redirects to itself. So build the client with redirects within one origin, or with none:
+///   is replayed only if it is idempotent; but a redirect of a command to its own URL cannot be told from none. And reqwest
+///   takes the token off on the way to another origin, but (0.13.5) puts it on again when that one redirects to itself. So
+///   build the client without redirects, `redirect(Policy::none())`, or with those within one origin:
 ///
 /// ```
 /// use reqwest::redirect::Policy;
 ///
 /// let within = Policy::custom(|attempt| match attempt.previous() {
-///     [asked, rest @ ..] if asked.origin() == attempt.url().origin() && rest.len() < 9 => attempt.follow(),
+///     [asked, rest @ ..]
+///         if asked.origin() == attempt.url().origin() && asked != attempt.url() && rest.len() < 9 =>
+///     {
+///         attempt.follow()
+///     }
 ///     _ => attempt.stop(), // the caller gets the redirect
 /// });
 /// let client = reqwest::Client::builder().redirect(within).build()?;

@@ -14,7 +14,7 @@
 //! | `/held` | the request's body, after [`Loopback::release`] |
 //! | `/answer/{status}` | that status, with the request's `x-challenge` as its `WWW-Authenticate` |
 //! | `/not/{token}` | the request's body; a 401 for this one token |
-//! | `/done/{token}` | to a `POST`: 303, to itself with the query `done`; else as `/not/{token}` |
+//! | `/done/{token}` | to a `POST`: 303, to itself with the query `done`, or with the one that came; else as `/not/{token}` |
 //! | `/token` | RFC 6749 §6; takes no access token, and is not recorded |
 //! | `/revoke` | RFC 7009, likewise |
 #![allow(dead_code, unreachable_pub)] // each test takes what it needs
@@ -256,7 +256,7 @@ async fn not(Path(token): Path<String>, headers: HeaderMap, body: Body) -> Respo
 }
 
 async fn done(uri: Uri) -> impl IntoResponse {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, format!("{}?done", uri.path()))])
+    (StatusCode::SEE_OTHER, [(header::LOCATION, format!("{}?{}", uri.path(), uri.query().unwrap_or("done")))])
 }
 
 async fn revoke(State(books): State<Arc<Books>>, Form(form): Form<HashMap<String, String>>) {

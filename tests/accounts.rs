@@ -28,6 +28,8 @@ mod restored;
 mod rig;
 #[path = "accounts/switch.rs"]
 mod switch;
+#[path = "accounts/time.rs"]
+mod time;
 #[path = "support/town.rs"]
 mod town;
 #[path = "accounts/unreadable.rs"]

@@ -137,7 +137,11 @@ impl Accounts {
     /// The first one's; the others are closed all the same.
     pub async fn close(&self) -> Result<(), AuthError> {
         let directory = self.0.directory.load_full();
-        join_all(directory.sessions.values().map(Session::close)).await.into_iter().collect()
+        let settled = join_all(directory.sessions.values().map(Session::settle)).await.into_iter().collect();
+        if let Some(session) = directory.sessions.values().next() {
+            session.0.save_mark().await; // once: it is the same for all
+        }
+        settled
     }
 }
 

@@ -57,8 +57,8 @@ impl Inner {
         });
     }
 
-    /// A token endpoint has answered: what was written down by a clock that was wrong is corrected, in memory, and in
-    /// `record`, which is about to be saved.
+    /// A token endpoint has answered: what was written down by a clock that was wrong is corrected, in memory, of every
+    /// account that has read this clock, and in `record`, which is about to be saved.
     pub(crate) fn correct(&self, correction: &Correction, record: Option<&mut Record>) {
         if correction.is_none() {
             return;
@@ -67,7 +67,9 @@ impl Inner {
         if let Some(record) = record {
             record.correct(corrected);
         }
-        self.edit(|edit| edit.amend(|snapshot| snapshot.correct(corrected)));
+        for inner in self.config.sessions() {
+            inner.edit(|edit| edit.amend(|snapshot| snapshot.correct(corrected)));
+        }
     }
 
     /// The same for a record that this process has written before.

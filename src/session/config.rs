@@ -1,6 +1,6 @@
 //! What a session is made of.
 
-use super::snapshot::Windows;
+use super::{inner::Inner, snapshot::Windows};
 use crate::{
     account::AccountId,
     clock::Timekeeper,
@@ -10,7 +10,10 @@ use crate::{
     refresher::SharedRefresher,
     state::LockCause,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 pub(crate) type OnWipe = Box<dyn Fn(&AccountId) + Send + Sync>;
 pub(crate) type OnLock = Box<dyn Fn(&AccountId, LockCause) + Send + Sync>;
@@ -38,9 +41,24 @@ pub(crate) struct Config {
     pub(crate) persist_access_token: bool,
     pub(crate) on_wipe: Vec<OnWipe>,
     pub(crate) on_lock: Vec<OnLock>,
+    /// The sessions that read this clock.
+    pub(crate) sessions: Mutex<Vec<Weak<Inner>>>,
 }
 
 impl Config {
+    pub(crate) fn enlist(&self, inner: &Arc<Inner>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() == sessions.capacity() {
+            sessions.retain(|session| session.strong_count() > 0);
+        }
+        sessions.push(Arc::downgrade(inner));
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Arc<Inner>> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// The term of a lease, and of a journal: a refresh, and the store calls around it.
     pub(crate) fn term(&self) -> Duration {
         self.refresh_timeout.saturating_add(Duration::from_secs(15))

@@ -260,6 +260,13 @@ impl Session {
     /// `Store` if tokens could not be saved: they are lost when the process ends now. `Reentrant` within the session's own
     /// exchange, which it would wait for.
     pub async fn close(&self) -> Result<(), AuthError> {
+        let settled = self.settle().await;
+        self.0.save_mark().await;
+        settled
+    }
+
+    /// All of [`close`](Self::close) that is this account's own: the mark is the machine's.
+    async fn settle(&self) -> Result<(), AuthError> {
         tasks::runtime()?;
         if self.0.is_within_own_flight() {
             return Err(AuthError::new(ErrorKind::Reentrant, "a refresh waits for the end of its own session"));
@@ -272,13 +279,8 @@ impl Session {
         self.0.jobs.idle().await; // a revocation that came of it
         let settled = settled.map(drop); // with the lease that was kept
         self.0.vault.idle().await;
-        self.0.save_mark().await;
-        match settled {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                Err(AuthError::new(ErrorKind::Store, "the newest tokens could not be saved").caused_by(error))
-            }
-        }
+        settled
+            .map_err(|error| AuthError::new(ErrorKind::Store, "the newest tokens could not be saved").caused_by(error))
     }
 
     async fn depart(&self, departure: Departure) -> Outcome {

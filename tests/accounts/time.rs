@@ -1,0 +1,79 @@
+//! The clock is the machine's: what one account learns of the time, all know, and it is kept once.
+
+use crate::{
+    kind_of,
+    kit::{SEC, clock, get, start},
+    pin::HOUR,
+    town::{Town, named, send},
+    world::token,
+};
+use http::StatusCode;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+use tower_reauth::{Clock, DenyReason, ManualClock, MemoryStore, gate_fn};
+
+/// Two signed in by a clock that is a day off, of which no sign-in told. When alice's server tells, bob was still here a
+/// moment ago, and his token is as fresh as it was: he needs no server of his own to work on, offline.
+#[tokio::test(start_paused = true)]
+async fn p12_what_a_server_tells_one_account_of_the_time_takes_nothing_from_another() {
+    for wrong in [start() + 24 * HOUR, start() - 24 * HOUR] {
+        let gate = gate_fn(|cx| match cx.offline_for() {
+            Some(age) if age <= HOUR && cx.since_auth() == cx.offline_for() => Ok(()),
+            _ => Err(cx.deny(DenyReason::OfflineWindowExpired)),
+        });
+        let town = Town::with(MemoryStore::new(), &[], |builder| builder.gate(gate)).await;
+        town.clock.set_wall(wrong);
+        for subject in ["alice", "bob"] {
+            let tokens = town.issuer(subject).sign_in();
+            town.accounts.open(subject).await.unwrap().sign_in(tokens).await.unwrap();
+        }
+        town.clock.advance(10 * SEC);
+        town.issuer("alice").books().date = Some(start());
+        town.session("alice").refresh().await.unwrap();
+        let known = town.session("bob").with_gate_context("read", |cx| (cx.offline_for(), cx.token_fresh()));
+        assert_eq!(known, (Some(10 * SEC), true));
+        assert_eq!(kind_of(send(&town.api(), named(get("/"), "bob")).await), Ok(StatusCode::OK));
+        assert_eq!(town.realm.exchanges(), [1, 0], "nothing had to be asked for him");
+        // Its end is where it was, too.
+        town.clock.advance(91 * SEC);
+        assert_eq!(token(&town.session("bob")).await.unwrap(), "a20.1");
+    }
+}
+
+/// A clock that counts how often its mark is kept.
+struct Kept(ManualClock, Arc<AtomicUsize>);
+
+impl Clock for Kept {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn load_mark(&self) -> Option<Vec<u8>> {
+        self.1.fetch_add(1, Relaxed);
+        self.0.load_mark()
+    }
+
+    fn save_mark(&self, mark: &[u8]) {
+        self.0.save_mark(mark);
+    }
+}
+
+/// The mark is a file, which is synced: of a hundred accounts each would wait for all others.
+#[tokio::test(start_paused = true)]
+async fn close_keeps_the_mark_once_for_all() {
+    let kept = Arc::new(AtomicUsize::new(0));
+    let clock = Kept(clock(), kept.clone());
+    let town = Town::with(MemoryStore::new(), &["alice", "bob", "carol"], |builder| builder.clock(clock)).await;
+    let before = kept.load(Relaxed);
+    town.accounts.close().await.unwrap();
+    assert_eq!(kept.load(Relaxed) - before, 1);
+}

@@ -4,11 +4,8 @@ use super::{Session, open::Foundation};
 use crate::{account::AccountId, error::AuthError, message::Target};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+use tokio::sync::OnceCell;
 
 /// The sessions of several accounts over one store, one for each. Clones share it.
 ///
@@ -40,30 +37,37 @@ pub struct Accounts(Arc<Shared>);
 struct Shared {
     foundation: Foundation,
     directory: ArcSwap<Directory>,
-    opening: Mutex<BTreeMap<AccountId, Weak<Turn>>>,
 }
 
-/// Whoever has it opens the account.
-type Turn = tokio::sync::Mutex<()>;
-
-/// Who is known. Requests read it without a lock.
+/// Who is known, or asked for. Requests read it without a lock.
 #[derive(Clone, Default)]
 struct Directory {
-    sessions: BTreeMap<AccountId, Session>,
+    places: BTreeMap<AccountId, Place>,
     active: Option<Session>,
+}
+
+/// Of one account; empty until it is open. Of those who want it opened at once one opens it.
+type Place = Arc<OnceCell<Session>>;
+
+impl Directory {
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.places.values().filter_map(|place| place.get())
+    }
 }
 
 impl Accounts {
     pub(crate) fn new(foundation: Foundation, restored: Vec<Session>) -> Self {
-        let sessions = restored.into_iter().map(|session| (session.account().clone(), session)).collect();
-        let directory = ArcSwap::from_pointee(Directory { sessions, active: None });
-        Self(Arc::new(Shared { foundation, directory, opening: Mutex::default() }))
+        let place = |session: Session| (session.account().clone(), Place::new(session.into()));
+        let places = restored.into_iter().map(place).collect();
+        let directory = ArcSwap::from_pointee(Directory { places, active: None });
+        Self(Arc::new(Shared { foundation, directory }))
     }
 
     /// The session of an account. One that is not known yet is restored, as by [`SessionBuilder::open`]; a new one begins
-    /// signed out.
+    /// signed out, or `Active` where no refresh token is needed (client credentials). Of those who open one at once, one
+    /// asks the store and the others wait.
     ///
-    /// Cancelled, it changes nothing.
+    /// Cancelled, it leaves the account unknown.
     ///
     /// # Errors
     /// As [`SessionBuilder::open`].
@@ -71,43 +75,30 @@ impl Accounts {
     /// [`SessionBuilder::open`]: crate::SessionBuilder::open
     pub async fn open(&self, account: impl Into<AccountId>) -> Result<Session, AuthError> {
         let account = account.into();
-        if let Some(session) = self.get(&account) {
-            return Ok(session);
-        }
-        // Of two at once one waits for the other: one session for an account, and so one refresh (P1).
-        let turn = self.turn(&account);
-        let _turn = turn.lock().await;
-        if let Some(session) = self.get(&account) {
-            return Ok(session);
-        }
-        let session = self.0.foundation.open(account).await?;
-        self.0.directory.rcu(|directory| {
-            let mut directory = Directory::clone(directory);
-            directory.sessions.insert(session.account().clone(), session.clone());
-            directory
-        });
-        Ok(session)
+        let known = self.0.directory.load().places.get(&account).cloned();
+        let place = known.unwrap_or_else(|| self.place(&account));
+        place.get_or_try_init(|| self.0.foundation.open(account)).await.cloned()
     }
 
-    fn turn(&self, account: &AccountId) -> Arc<Turn> {
-        let mut opening = self.0.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        opening.retain(|_, turn| turn.strong_count() > 0);
-        let waiting = opening.get(account).and_then(Weak::upgrade);
-        waiting.unwrap_or_else(|| {
-            let turn = Arc::default();
-            opening.insert(account.clone(), Arc::downgrade(&turn));
-            turn
-        })
+    /// One for an account, whoever comes first: one session, and so one refresh (P1).
+    fn place(&self, account: &AccountId) -> Place {
+        let mut place = Place::default();
+        self.0.directory.rcu(|directory| {
+            let mut directory = Directory::clone(directory);
+            place = directory.places.entry(account.clone()).or_insert(place.clone()).clone();
+            directory
+        });
+        place
     }
 
     /// The session of a known account.
     pub fn get(&self, account: &AccountId) -> Option<Session> {
-        self.0.directory.load().sessions.get(account).cloned()
+        self.0.directory.load().places.get(account)?.get().cloned()
     }
 
     /// The known accounts, whatever their state, by subject and tenant.
     pub fn ids(&self) -> Vec<AccountId> {
-        self.0.directory.load().sessions.keys().cloned().collect()
+        self.0.directory.load().sessions().map(Session::account).cloned().collect()
     }
 
     /// The account of requests that name none. None at the start: it is not stored, and opening an account does not make it
@@ -137,8 +128,8 @@ impl Accounts {
     /// The first one's; the others are closed all the same.
     pub async fn close(&self) -> Result<(), AuthError> {
         let directory = self.0.directory.load_full();
-        let settled = join_all(directory.sessions.values().map(Session::settle)).await.into_iter().collect();
-        if let Some(session) = directory.sessions.values().next() {
+        let settled = join_all(directory.sessions().map(Session::settle)).await.into_iter().collect();
+        if let Some(session) = directory.sessions().next() {
             session.0.save_mark().await; // once: it is the same for all
         }
         settled
@@ -149,7 +140,7 @@ impl fmt::Debug for Accounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = self.0.directory.load();
         f.debug_struct("Accounts")
-            .field("sessions", &directory.sessions.values())
+            .field("sessions", &directory.sessions().collect::<Vec<_>>())
             .field("active", &directory.active.as_ref().map(Session::account))
             .finish_non_exhaustive()
     }

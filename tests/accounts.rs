@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // tests start tasks and read tokio's clock
 
+#[path = "accounts/above.rs"]
+mod above;
 #[path = "accounts/apart.rs"]
 mod apart;
 #[path = "accounts/choice.rs"]

@@ -108,6 +108,10 @@ impl AuthLayer {
     /// [`Permit`](crate::Permit) among its extensions, or all do by [`account`](Self::account); else it is the
     /// [active](Accounts::active) account's. It keeps that account to its end, whatever is switched meanwhile.
     ///
+    /// The choice is made when a request comes through this layer. What stands above keeps requests, or sends them again: a
+    /// buffer, a retry, redirects. There a request has to name its account, or it is the active one's of a later moment. See
+    /// "Several accounts" in `docs/stacks.md`.
+    ///
     /// If it names an account that is not open, or two different ones, it is `Misconfigured`; if it names none, and none
     /// is active, `SignedOut`. The extensions of a `tonic::Request` are those of its HTTP request.
     ///

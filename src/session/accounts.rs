@@ -1,7 +1,11 @@
 //! [`Accounts`]: the sessions of several accounts, side by side.
 
 use super::{Session, open::Foundation};
-use crate::{account::AccountId, error::AuthError, message::Target};
+use crate::{
+    account::AccountId,
+    error::{AuthError, ErrorKind},
+    message::Target,
+};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -125,8 +129,12 @@ impl Accounts {
     /// [Closes](Session::close) every session, all at once. They can be used afterwards.
     ///
     /// # Errors
-    /// The first one's; the others are closed all the same.
+    /// The first one's; the others are closed all the same. `Reentrant` within an exchange of one of them, which it would
+    /// wait for: then none is.
     pub async fn close(&self) -> Result<(), AuthError> {
+        if self.0.foundation.config.is_within_exchange() {
+            return Err(AuthError::new(ErrorKind::Reentrant, "a refresh waits for the end of the sessions beside it"));
+        }
         let directory = self.0.directory.load_full();
         let settled = join_all(directory.sessions().map(Session::settle)).await.into_iter().collect();
         if let Some(session) = directory.sessions().next() {

@@ -371,7 +371,7 @@ impl Config {
         })
     }
 
-    fn is_within_exchange(self: &Arc<Self>) -> bool {
+    pub(crate) fn is_within_exchange(self: &Arc<Self>) -> bool {
         let is_one = |part: &Part| part.work == Work::Exchange && Arc::ptr_eq(&part.config, self);
         WITHIN.try_with(|within| within.iter().any(is_one)).unwrap_or(false)
     }

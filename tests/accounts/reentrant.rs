@@ -9,7 +9,7 @@ use http::StatusCode;
 use std::sync::{Arc, Mutex, OnceLock};
 use tower::{ServiceExt, buffer::Buffer, util::BoxCloneSyncService};
 use tower_reauth::{
-    AccountId, AuthError, ErrorKind, MemoryStore, RefreshError, RefreshGrant, Refresher, SkipAuth, Tokens,
+    AccountId, Accounts, AuthError, ErrorKind, MemoryStore, RefreshError, RefreshGrant, Refresher, SkipAuth, Tokens,
 };
 
 /// How a refresher asks before it exchanges.
@@ -140,4 +140,39 @@ async fn an_exchange_may_use_the_service_of_others_accounts() {
     town.expire();
     assert_eq!(send(&town.api(), named(crate::kit::get("/"), "alice")).await.unwrap(), StatusCode::OK);
     assert_eq!(actors.seen.all(), ["POST /exchange Bearer a10.0"]);
+}
+
+/// A refresher that ends the program, as it thinks, because somebody's session is over.
+#[derive(Clone)]
+struct Closes {
+    realm: Realm,
+    accounts: Arc<OnceLock<Accounts>>,
+    heard: Arc<Mutex<Vec<Option<ErrorKind>>>>,
+}
+
+impl Refresher for Closes {
+    async fn refresh(&self, grant: RefreshGrant) -> Result<Tokens, RefreshError> {
+        let closed = self.accounts.get().expect("it is set").close().await;
+        self.heard.lock().unwrap().push(closed.err().map(|error| error.kind()));
+        self.realm.refresh(grant).await
+    }
+
+    fn issuer(&self) -> &str {
+        NOT_AN_ENDPOINT
+    }
+}
+
+/// Two that did so at once would wait for each other.
+#[tokio::test(start_paused = true)]
+async fn p11_to_close_all_within_an_exchange_is_a_typed_error() {
+    let realm = Realm::default();
+    let closes = Closes { realm: realm.clone(), accounts: Arc::default(), heard: Arc::default() };
+    let town = Town::refreshing(closes.clone(), realm, MemoryStore::new(), &["alice", "bob"], |builder| builder).await;
+    closes.accounts.set(town.accounts.clone()).ok().unwrap();
+    town.expire();
+    let api = town.api();
+    let send = async |subject: &str| kind_of(send(&api, named(crate::kit::get("/"), subject)).await);
+    let both = tokio::join!(send("alice"), send("bob"));
+    assert_eq!(both, (Ok(StatusCode::OK), Ok(StatusCode::OK)));
+    assert_eq!(*closes.heard.lock().unwrap(), [Some(ErrorKind::Reentrant); 2]);
 }

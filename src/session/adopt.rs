@@ -1,6 +1,7 @@
 //! Taking what a record says, and remembering failures: the ways a flight publishes.
 
 use super::{
+    config::Reader,
     cooldown::{self, CoolDown},
     inner::Inner,
     record::{Record, Standing},
@@ -11,6 +12,13 @@ use crate::{
     state::{AuthState, Input, SignedOutCause},
 };
 use std::borrow::Cow;
+
+impl Reader for Inner {
+    fn correct(&self, correction: &Correction) {
+        let corrected = |moment| self.config.time.corrected(moment, correction);
+        self.edit(|edit| edit.amend(|snapshot| snapshot.correct(corrected)));
+    }
+}
 
 impl Inner {
     /// The record counts, for whoever knew of epoch `known`: what differs in memory is dropped, but for a set that could
@@ -58,17 +66,14 @@ impl Inner {
     }
 
     /// A token endpoint has answered: what was written down by a clock that was wrong is corrected, in memory, of every
-    /// account that has read this clock, and in `record`, which is about to be saved.
-    pub(crate) fn correct(&self, correction: &Correction, record: Option<&mut Record>) {
-        if correction.is_none() {
-            return;
-        }
-        let corrected = |moment| self.config.time.corrected(moment, correction);
+    /// account of this clock, and in `record`, which is about to be saved.
+    pub(crate) fn correct_all(&self, correction: &Correction, record: Option<&mut Record>) {
         if let Some(record) = record {
-            record.correct(corrected);
+            // In any case: another account may have learned the time since it was read.
+            record.correct(|moment| self.config.time.corrected(moment, correction));
         }
-        for inner in self.config.sessions() {
-            inner.edit(|edit| edit.amend(|snapshot| snapshot.correct(corrected)));
+        if !correction.is_none() {
+            self.config.correct(correction);
         }
     }
 

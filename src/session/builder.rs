@@ -246,7 +246,7 @@ impl SessionBuilder {
             persist_access_token: self.persist_access_token,
             on_wipe: self.on_wipe,
             on_lock: self.on_lock,
-            sessions: Mutex::default(),
+            readers: Mutex::default(),
         });
         Ok(Foundation { config, store, for_sign_in: self.for_sign_in, damaged: Mutex::default() })
     }

@@ -1,9 +1,9 @@
 //! What a session is made of.
 
-use super::{inner::Inner, snapshot::Windows};
+use super::snapshot::Windows;
 use crate::{
     account::AccountId,
-    clock::Timekeeper,
+    clock::{Correction, Timekeeper},
     event::Observer,
     failure::FailureClassifier,
     offline::{Connectivity, DynStepUp, OfflineGate},
@@ -41,22 +41,28 @@ pub(crate) struct Config {
     pub(crate) persist_access_token: bool,
     pub(crate) on_wipe: Vec<OnWipe>,
     pub(crate) on_lock: Vec<OnLock>,
-    /// The sessions that read this clock.
-    pub(crate) sessions: Mutex<Vec<Weak<Inner>>>,
+    /// The sessions of this clock.
+    pub(crate) readers: Mutex<Vec<Weak<dyn Reader>>>,
+}
+
+/// Has written down what the clock said.
+pub(crate) trait Reader: Send + Sync {
+    fn correct(&self, correction: &Correction);
 }
 
 impl Config {
-    pub(crate) fn enlist(&self, inner: &Arc<Inner>) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() == sessions.capacity() {
-            sessions.retain(|session| session.strong_count() > 0);
+    pub(crate) fn enlist(&self, reader: Weak<dyn Reader>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() == readers.capacity() {
+            readers.retain(|reader| reader.strong_count() > 0);
         }
-        sessions.push(Arc::downgrade(inner));
+        readers.push(reader);
     }
 
-    pub(crate) fn sessions(&self) -> Vec<Arc<Inner>> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.iter().filter_map(Weak::upgrade).collect()
+    /// What was written down by a clock that was wrong is corrected.
+    pub(crate) fn correct(&self, correction: &Correction) {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.correct(correction));
     }
 
     /// The term of a lease, and of a journal: a refresh, and the store calls around it.

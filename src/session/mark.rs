@@ -59,7 +59,7 @@ impl Inner {
     /// What another process was told corrects what this one has written down.
     async fn take_over(&self, saved: impl Future<Output = Option<Correction>>) {
         if let Ok(Some(correction)) = tokio::time::timeout(CALL, saved).await {
-            self.correct(&correction, None);
+            self.correct_all(&correction, None);
         }
     }
 }

@@ -103,7 +103,8 @@ impl Foundation {
             None => Snapshot::new(mark, 0, without_record(mark, self.config.self_starting)),
         };
         let inner = Arc::new(Inner::new(self.config.clone(), vault, hex(&owner), snapshot));
-        self.config.enlist(&inner); // first: what a server tells the others from here on, it is told too
+        let reader = Arc::downgrade(&inner);
+        self.config.enlist(reader); // first: what a server tells the others from here on, it is told too
         if let Some(record) = &live {
             inner.restore(record);
             expiry::watch_expiry(&inner);

@@ -325,7 +325,7 @@ impl Refresh<'_> {
         match answer {
             Ok(tokens) => {
                 let correction = config.time.answered(tokens.date, asked);
-                inner.correct(&correction, Some(&mut attempt.record));
+                inner.correct_all(&correction, Some(&mut attempt.record));
                 let kept = inner.keep_news();
                 let outcome = self.course.received(lease, *attempt, tokens, asked).await;
                 inner.reach.answered(&config.time);
@@ -339,7 +339,7 @@ impl Refresh<'_> {
                 }
                 if error.date.is_some() {
                     let correction = config.time.answered(error.date, asked);
-                    inner.correct(&correction, Some(&mut attempt.record));
+                    inner.correct_all(&correction, Some(&mut attempt.record));
                 }
                 let kept = inner.keep_news();
                 let outcome = self.course.refused(lease, *attempt, error).await;

@@ -153,7 +153,7 @@ impl Inner {
         let windows = &self.config.windows;
         Access::new(tokens.access.clone(), self.now(), tokens.expires_in, windows)?;
         let correction = self.config.time.answered(tokens.date, self.monotonic());
-        self.correct(&correction, None);
+        self.correct_all(&correction, None);
         let now = self.config.time.stamp(Duration::ZERO);
         let access = Access::new(tokens.access, now, tokens.expires_in, windows)?;
 

@@ -7,7 +7,7 @@ use crate::{
     store::{LeaseGuard as _, SessionStore as _, SharedLease, SharedStore, StoreError, StoreErrorKind, Version},
 };
 use futures_util::FutureExt as _;
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, time::Duration};
 
 /// The longest a store may take for one call.
 const CALL: Duration = Duration::from_secs(10);
@@ -144,9 +144,9 @@ impl Vault {
     }
 }
 
-/// Whose records the store has.
-pub(crate) async fn keys(store: &SharedStore) -> Result<Vec<AccountKey>, StoreError> {
-    bounded(CALL, store.accounts()).await
+/// Whose records the store has, each once.
+pub(crate) async fn keys(store: &SharedStore) -> Result<BTreeSet<AccountKey>, StoreError> {
+    bounded(CALL, store.accounts()).await.map(BTreeSet::from_iter)
 }
 
 /// The record that stands there, whosever it is.

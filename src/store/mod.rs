@@ -83,7 +83,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Lease-free, durable, an atomic maximum; answers the mark. `to: 0` reads it.
     fn raise_epoch(&self, key: &AccountKey, to: u64) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// All keys with a record.
+    /// All keys with a record, in any order. One that comes twice counts once.
     fn accounts(&self) -> impl Future<Output = Result<Vec<AccountKey>, StoreError>> + Send;
 
     /// Resolves when the record may have changed: a hint, never relied on.

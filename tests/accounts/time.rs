@@ -1,6 +1,7 @@
 //! The clock is the machine's: what one account learns of the time, all know, and it is kept once.
 
 use crate::{
+    flaky::Flaky,
     kind_of,
     kit::{SEC, clock, get, start},
     pin::HOUR,
@@ -76,4 +77,30 @@ async fn close_keeps_the_mark_once_for_all() {
     let before = kept.load(Relaxed);
     town.accounts.close().await.unwrap();
     assert_eq!(kept.load(Relaxed) - before, 1);
+}
+
+/// Both ask at once, as after a start. Bob's record was read before alice's server told the time, and is saved after it:
+/// what was wrong in it is not written down once more.
+#[tokio::test(start_paused = true)]
+async fn p12_a_refresh_that_began_before_another_account_learned_the_time_is_corrected_too() {
+    let store = Flaky::new();
+    let town = Town::with(store.clone(), &[], |builder| builder).await;
+    town.clock.set_wall(start() - 24 * HOUR);
+    for subject in ["alice", "bob"] {
+        let tokens = town.issuer(subject).sign_in();
+        town.accounts.open(subject).await.unwrap().sign_in(tokens).await.unwrap();
+        town.issuer(subject).books().date = Some(start());
+    }
+    town.clock.advance(10 * SEC);
+    let (started, hold) = town.issuer("bob").hold();
+    let bob = town.session("bob");
+    let refresh = tokio::spawn(async move { bob.refresh().await });
+    started.notified().await;
+    town.session("alice").refresh().await.unwrap();
+    hold.add_permits(1);
+    refresh.await.unwrap().unwrap();
+    let since = |town: &Town| town.session("bob").with_gate_context("read", |cx| (cx.offline_for(), cx.since_auth()));
+    assert_eq!(since(&town), (Some(Duration::ZERO), Some(10 * SEC)));
+    let again = Town { accounts: town.builder(store).open_accounts().await.unwrap(), ..town };
+    assert_eq!(since(&again).1, Some(10 * SEC), "nor is it for the next process");
 }

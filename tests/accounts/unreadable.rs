@@ -264,3 +264,14 @@ async fn p02_a_store_that_panics_is_an_error() {
     panics.store(false, Relaxed);
     assert_eq!(state(&town.accounts.open("bob").await.unwrap()), "never signed in");
 }
+
+/// Some stores find a key twice when they scan.
+#[tokio::test(start_paused = true)]
+async fn p01_an_account_that_is_listed_twice_is_opened_once() {
+    let store = Flaky::new();
+    let town = three(store.clone()).await;
+    store.forget_calls();
+    let twice = Listed(store.clone(), || Ok(vec!["0".repeat(64).parse()?, "0".repeat(64).parse()?]));
+    assert!(town.builder(twice).open_accounts().await.unwrap().ids().is_empty(), "its record is gone by now");
+    assert_eq!(store.count(Call::Load), 1);
+}

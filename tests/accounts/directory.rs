@@ -115,6 +115,25 @@ async fn p01_openings_at_once_give_one_session_one_task_and_one_event() {
     }
 }
 
+/// The same where they run at the very same moment: nobody puts a place of his own over another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn p01_openings_on_several_threads_give_one_session() {
+    let store = Flaky::new();
+    let town = Town::with(store.clone(), &[], |builder| builder).await;
+    for round in 0..300 {
+        let start = std::sync::Arc::new(tokio::sync::Barrier::new(4));
+        let tasks = [(); 4].map(|()| {
+            let (accounts, start) = (town.accounts.clone(), start.clone());
+            tokio::spawn(async move {
+                start.wait().await;
+                accounts.open(format!("user {round}")).await.unwrap()
+            })
+        });
+        join_all(tasks).await.into_iter().for_each(|session| drop(session.unwrap()));
+    }
+    assert_eq!((store.count(Call::Load), town.accounts.ids().len()), (300, 300));
+}
+
 /// One whose opening failed is not known, and the next one tries again.
 #[tokio::test(start_paused = true)]
 async fn an_opening_that_fails_leaves_nothing_behind() {

@@ -1,7 +1,7 @@
 //! The next start: everybody whom the store has a record of, and nobody else.
 
 use crate::{
-    flaky::{Call, Flaky},
+    flaky::{Call, Fault, Flaky},
     ids,
     keys::Keys,
     kind_of,
@@ -12,7 +12,7 @@ use crate::{
 use http::StatusCode;
 use tower_reauth::{
     AccountId, ErrorKind, FileStore, LockCause, MemoryStore, RefreshError, RefreshGrant, Refresher, Sealed, Session,
-    SessionStore, SignOut, Tokens,
+    SessionStore, SignOut, StoreErrorKind, Tokens,
 };
 
 /// The same accounts of another issuer, or another client.
@@ -106,6 +106,18 @@ async fn everybody_is_restored_from_sealed_files() {
     let (dir, keys) = (tempfile::tempdir().unwrap(), Keys::new());
     let open = || Sealed::new(FileStore::open(dir.path()).unwrap(), keys.clone());
     restores(open(), open).await;
+}
+
+/// P13: her record still stands there, since nobody had the lease or the time to replace it; the mark says that it is over.
+#[tokio::test(start_paused = true)]
+async fn p13_who_has_signed_out_is_restored_signed_out_though_the_record_stands() {
+    let store = Flaky::new();
+    let town = Town::new(store.clone()).await;
+    store.always(Call::Save, Fault::Fail(StoreErrorKind::Unavailable));
+    town.session("alice").sign_out(SignOut::Soft).await.unwrap();
+    let again = town.builder(store.clone()).open_accounts().await.unwrap();
+    let states = ["alice", "bob"].map(|subject| state(&again.get(&subject.into()).unwrap()));
+    assert_eq!(states, ["signed out here", "active"]);
 }
 
 /// A start costs a load and a mark for each account, and takes no lease: another process may hold it.

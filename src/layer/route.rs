@@ -66,7 +66,7 @@ pub(super) struct Claim {
 impl Auth {
     /// The first half of a request's life: everything that needs no token.
     pub(super) fn route<Req: HttpRequest>(&self, request: &Req) -> Result<Route, AuthError> {
-        let extensions = request.extensions();
+        let extensions = extensions(request);
         let mut target = request.target();
         let found = self.origins.find(&target);
         match found {
@@ -109,22 +109,21 @@ impl Auth {
 
     /// Whose token a request gets. Whatever names an account has to name the same one.
     fn session(&self, extensions: Option<&Extensions>) -> Result<Session, AuthError> {
-        let permit = extensions.and_then(|extensions| extensions.get::<Permit>());
+        let permitted = extensions.and_then(|extensions| extensions.get()).map(Permit::account);
         let named = extensions.and_then(|extensions| extensions.get::<AccountId>());
-        let mut accounts = permit.map(Permit::account).into_iter().chain(named).chain(&self.account);
-        let session = match &self.holder {
-            Holder::One(session) => session.clone(),
-            Holder::Many(all) => match accounts.next() {
-                Some(account) => all.get(account).ok_or_else(|| {
-                    AuthError::misconfigured("the request names an account that is not open: see `Accounts::open`")
-                })?,
-                None => all.active().ok_or_else(|| {
-                    let why = "the request names no account, and none is active: see `Accounts::set_active`";
-                    AuthError::new(ErrorKind::SignedOut, why)
-                })?,
-            },
+        let all = self.account.as_ref();
+        let session = match (&self.holder, permitted.or(named).or(all)) {
+            (Holder::One(session), _) => session.clone(),
+            (Holder::Many(accounts), Some(account)) => accounts.get(account).ok_or_else(|| {
+                AuthError::misconfigured("the request names an account that is not open: see `Accounts::open`")
+            })?,
+            (Holder::Many(accounts), None) => accounts.active().ok_or_else(|| {
+                let why = "the request names no account, and none is active: see `Accounts::set_active`";
+                AuthError::new(ErrorKind::SignedOut, why)
+            })?,
         };
-        match accounts.all(|account| account == session.account()) {
+        let agrees = |account: Option<&AccountId>| account.is_none_or(|account| account == session.account());
+        match agrees(permitted) && agrees(named) && agrees(all) {
             true => Ok(session),
             false => Err(AuthError::misconfigured("the request names another account than the session's")),
         }
@@ -132,7 +131,7 @@ impl Auth {
 
     /// What a request that gets a token wants to do, and what it puts up with.
     pub(super) fn ask<Req: HttpRequest>(&self, request: &Req) -> Ask {
-        let extensions = request.extensions();
+        let extensions = extensions(request);
         let stale = extensions.is_some_and(|extensions| extensions.get::<ForwardStale>().is_some());
         let capability = extensions
             .and_then(|extensions| extensions.get().map(Permit::capability))
@@ -142,6 +141,11 @@ impl Auth {
             .unwrap_or(if request.method().is_safe() { Capability::READ } else { Capability::WRITE });
         Ask { capability, forward_stale: stale || self.forward_stale }
     }
+}
+
+/// Most requests have none, and then nothing is looked for.
+fn extensions(request: &impl HttpRequest) -> Option<&Extensions> {
+    request.extensions().filter(|extensions| !extensions.is_empty())
 }
 
 pub(super) fn reentrant() -> AuthError {

@@ -29,6 +29,8 @@ use std::{
 const NOISE: Duration = Duration::from_secs(2);
 /// A resource server's `Date` that took longer to arrive says little about now.
 const STALE: Duration = Duration::from_secs(10);
+/// Some for each of several accounts.
+const MOST_GUESSES: usize = 1024;
 /// An offset, and in the lowest bits what is known about it: both change in one step.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Word(i64);
@@ -90,7 +92,7 @@ pub(crate) struct Timekeeper {
     news: AtomicBool,
     /// When the mark is to be saved again.
     due: AtomicI64,
-    /// What was stamped before a server told the time, and when by the monotonic clock.
+    /// What was stamped before a server told the time, by this process or an earlier one, and when by the monotonic clock.
     guesses: Mutex<VecDeque<(Stamp, i64)>>,
     /// A token endpoint has contradicted a resource server, which is not believed any more: every request would cost an
     /// exchange, if tokens live no longer than the two are apart.
@@ -252,13 +254,12 @@ impl Timekeeper {
     /// The time to write down, of what was so long `ago`. What is written down before a server has told the time can be
     /// corrected once it has.
     pub(crate) fn stamp(&self, ago: Duration) -> Stamp {
-        const MOST: usize = 64;
         let look = self.look();
         let stamp = look.now().minus(ago);
         let mut guesses = self.guesses();
         guesses.retain(|(guess, _)| *guess != stamp); // what is written down now means now
         if !look.word.has(ANCHORED) {
-            guesses.truncate(MOST - 1);
+            guesses.truncate(MOST_GUESSES - 1);
             guesses.push_front((stamp, look.mono.saturating_sub(micros(ago))));
         }
         stamp
@@ -270,18 +271,24 @@ impl Timekeeper {
     }
 
     /// What `stamp` should have said: known for a stamp of this process, by the monotonic clock. One of an earlier process
-    /// that lies in the future is as old as it was by the clock that wrote it.
+    /// that lies in the future is as old as it was by the clock that wrote it; from then on it is known, too, since it may
+    /// come again: with a record that was read before, or that is not saved until later.
     pub(crate) fn corrected(&self, stamp: Stamp, correction: &Correction) -> Stamp {
-        let word = self.word();
-        let guess = || self.guesses().iter().find(|(guess, _)| *guess == stamp).copied();
-        if let Some((_, mono)) = Some(word).filter(|word| word.has(ANCHORED)).and_then(|_| guess()) {
-            return Stamp(word.offset().saturating_add(mono));
+        let (word, mut guesses) = (self.word(), self.guesses());
+        let guess = guesses.iter().find(|(guess, _)| *guess == stamp).filter(|_| word.has(ANCHORED));
+        if let Some((_, mono)) = guess {
+            return Stamp(word.offset().saturating_add(*mono));
         }
         let Correction { before, now } = *correction;
-        match stamp.since(now) > SLACK && stamp.since(before) <= SLACK {
-            true => now.minus(before.since(stamp)),
-            false => stamp,
+        if stamp.since(now) <= SLACK || stamp.since(before) > SLACK {
+            return stamp;
         }
+        let corrected = now.minus(before.since(stamp));
+        if word.has(ANCHORED) {
+            guesses.truncate(MOST_GUESSES - 1);
+            guesses.push_front((stamp, corrected.0.saturating_sub(word.offset())));
+        }
+        corrected
     }
 
     fn guesses(&self) -> MutexGuard<'_, VecDeque<(Stamp, i64)>> {

@@ -104,3 +104,40 @@ async fn p12_a_refresh_that_began_before_another_account_learned_the_time_is_cor
     let again = Town { accounts: town.builder(store).open_accounts().await.unwrap(), ..town };
     assert_eq!(since(&again).1, Some(10 * SEC), "nor is it for the next process");
 }
+
+/// An earlier process has written by a clock that was a day ahead. Alice's server tells this one; bob's record is of
+/// tomorrow still, and counts as what it was by the clock that wrote it, also once he refreshes.
+#[tokio::test(start_paused = true)]
+async fn p15_what_an_earlier_process_wrote_is_corrected_for_every_account() {
+    for begun in [true, false] {
+        let store = Flaky::new();
+        let town = Town::with(store.clone(), &[], |builder| builder).await;
+        town.clock.set_wall(start() + 24 * HOUR);
+        for subject in ["alice", "bob"] {
+            let tokens = town.issuer(subject).sign_in();
+            town.accounts.open(subject).await.unwrap().sign_in(tokens).await.unwrap();
+            town.issuer(subject).books().date = Some(start());
+        }
+        town.clock.advance(10 * SEC);
+        let town = Town { accounts: town.builder(store.clone()).open_accounts().await.unwrap(), ..town };
+        let since = |town: &Town| town.session("bob").with_gate_context("read", |cx| cx.since_auth());
+        let (started, hold) = town.issuer("bob").hold();
+        let bob = town.session("bob");
+        let refresh = async move { bob.refresh().await };
+        if begun {
+            let refresh = tokio::spawn(refresh);
+            started.notified().await;
+            town.session("alice").refresh().await.unwrap();
+            hold.add_permits(1);
+            refresh.await.unwrap().unwrap();
+        } else {
+            town.session("alice").refresh().await.unwrap();
+            assert_eq!(since(&town), Some(10 * SEC));
+            hold.add_permits(1);
+            refresh.await.unwrap();
+        }
+        assert_eq!(since(&town), Some(10 * SEC), "begun before: {begun}");
+        let again = Town { accounts: town.builder(store).open_accounts().await.unwrap(), ..town };
+        assert_eq!(since(&again), Some(10 * SEC));
+    }
+}

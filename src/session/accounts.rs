@@ -69,7 +69,7 @@ impl Accounts {
 
     /// The session of an account. One that is not known yet is restored, as by [`SessionBuilder::open`]; a new one begins
     /// signed out, or `Active` where no refresh token is needed (client credentials). Of those who open one at once, one
-    /// asks the store and the others wait.
+    /// asks the store and the others wait; if it fails, the next of them asks.
     ///
     /// Cancelled, it leaves the account unknown.
     ///

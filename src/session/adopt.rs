@@ -11,7 +11,6 @@ use crate::{
     error::AuthError,
     state::{AuthState, Input, SignedOutCause},
 };
-use std::borrow::Cow;
 
 impl Reader for Inner {
     fn correct(&self, correction: &Correction) {
@@ -25,7 +24,6 @@ impl Inner {
     /// not be saved yet. A newer epoch than `known`, of a sign-in or sign-out since, is never touched.
     pub(crate) fn adopt(&self, record: &Record, known: u64) {
         self.take_time(record);
-        let record = &*self.corrected(record);
         let now = self.now();
         let theirs = self.access_of(record);
         self.edit(|edit| {
@@ -69,21 +67,12 @@ impl Inner {
     /// account of this clock, and in `record`, which is about to be saved.
     pub(crate) fn correct_all(&self, correction: &Correction, record: Option<&mut Record>) {
         if let Some(record) = record {
-            // In any case: another account may have learned the time since it was read.
+            // In any case: another account may have learned the time since it was read, or written.
             record.correct(|moment| self.config.time.corrected(moment, correction));
         }
         if !correction.is_none() {
             self.config.correct(correction);
         }
-    }
-
-    /// The same for a record that this process has written before.
-    pub(crate) fn corrected<'a>(&self, record: &'a Record) -> Cow<'a, Record> {
-        let mut record = Cow::Borrowed(record);
-        if self.config.time.has_guessed() {
-            record.to_mut().correct(|moment| self.config.time.corrected(moment, &Correction::NONE));
-        }
-        record
     }
 
     /// The moments in a record have passed. A set that is newer than the one in memory is somebody else's contact with the

@@ -6,7 +6,10 @@ use super::{
     record::{Doubt, Record},
     vault::Found,
 };
-use crate::store::{SharedLease, StoreErrorKind, Version};
+use crate::{
+    clock::Correction,
+    store::{SharedLease, StoreErrorKind, Version},
+};
 use std::time::Duration;
 
 /// What became of the set.
@@ -78,6 +81,7 @@ impl Inner {
                 }
             };
             from = From::Look;
+            self.correct_all(&Correction::NONE, Some(record)); // it may have waited for long
             match self.vault.save(held, expected.as_ref(), record).await {
                 Ok(_version) => return self.saved(record).await,
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}

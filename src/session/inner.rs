@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     account::AccountId,
-    clock::{Reading, Stamp},
+    clock::{Correction, Reading, Stamp},
     error::{AuthError, ErrorKind},
     event::AuthEvent,
     offline::{self, Reachability},
@@ -150,10 +150,14 @@ impl Inner {
         }
     }
 
-    /// What a record says, with the access token it goes with.
+    /// What a record says, with the access token it goes with; corrected, within an edit: a server may have told the time
+    /// since they were read or made, and tells whoever is published already.
     pub(crate) fn snapshot_of(&self, record: &Record, state: AuthState, access: Option<Access>) -> Snapshot {
         let mut snapshot = Snapshot::of(record, state, access);
         snapshot.renewable = record.refresh_token.is_some() || self.config.self_starting;
+        if self.config.time.has_guessed() {
+            snapshot.correct(|moment| self.config.time.corrected(moment, &Correction::NONE));
+        }
         snapshot
     }
 

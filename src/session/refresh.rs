@@ -13,6 +13,7 @@ use super::{
     vault::{Found, LEASE_WAIT, Vault, in_the_way},
 };
 use crate::{
+    clock::Correction,
     error::{AuthError, ErrorKind},
     failure::{FailureKind, RefreshError},
     refresher::{RefreshGrant, Refresher as _},
@@ -204,11 +205,13 @@ impl Refresh<'_> {
             }))),
             Plan::Exchange { record, doubt } => {
                 inner.adopt(record, self.course.epoch); // the store is the truth; what differs in memory is dropped
+                let mut record = record.clone();
+                inner.correct_all(&Correction::NONE, Some(&mut record));
                 Ok(Next::Exchange(Box::new(Attempt {
-                    record: inner.corrected(record).into_owned(),
+                    attempts: record.journal.as_ref().map_or(0, |journal| journal.attempts),
                     version: found.as_ref().map(|found| found.version.clone()),
                     doubt,
-                    attempts: record.journal.as_ref().map_or(0, |journal| journal.attempts),
+                    record,
                 })))
             }
         }
@@ -337,10 +340,11 @@ impl Refresh<'_> {
                     Some(_) => inner.reach.answered(&config.time),
                     None => inner.reach.unanswered(),
                 }
-                if error.date.is_some() {
-                    let correction = config.time.answered(error.date, asked);
-                    inner.correct_all(&correction, Some(&mut attempt.record));
-                }
+                let correction = match error.date {
+                    Some(_) => config.time.answered(error.date, asked),
+                    None => Correction::NONE,
+                };
+                inner.correct_all(&correction, Some(&mut attempt.record));
                 let kept = inner.keep_news();
                 let outcome = self.course.refused(lease, *attempt, error).await;
                 kept.await;

@@ -10,6 +10,7 @@ use super::{
     snapshot::Access,
 };
 use crate::{
+    clock::Correction,
     error::AuthError,
     state::{AuthState, Input, SignedOutCause},
     store::{SharedLease, StoreError, StoreErrorKind},
@@ -116,6 +117,7 @@ impl Inner {
             let newest = View { found: found.as_ref(), mark, epoch: 0, base: 0 }.newest();
             record.epoch = next_sign_in(newest.max(self.snapshot().epoch));
             let version = found.map(|found| found.version);
+            self.correct_all(&Correction::NONE, Some(record)); // another account may have learned the time meanwhile
             match self.vault.save(held, version.as_ref(), record).await {
                 Ok(_) => {
                     let mark = self.vault.raise(record.epoch).await?;

@@ -25,7 +25,7 @@ use reqwest::{Client, Request, Response};
 use tower::{Layer, ServiceExt};
 use tower_reauth::{
     AuthError, AuthService, BoxError, Capability, Challenge, DenyReason, EmptyOnly, ErrorKind, NeverReplay,
-    OfflinePolicy, Origins, Rule, SignOut, Tokens,
+    OfflinePolicy, Origins, Rule, SignOut,
 };
 
 /// As `reqwest::Client::execute`, through the layer.

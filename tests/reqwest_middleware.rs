@@ -27,7 +27,7 @@ use std::{
 };
 use tower_reauth::{
     AuthError, AuthLayer, AuthMiddleware, Capability, Challenge, DenyReason, EmptyOnly, ErrorKind, NeverReplay,
-    OfflinePolicy, Origins, Rule, Session, SignOut, SkipAuth, Tokens, refresh_fn,
+    OfflinePolicy, Origins, Rule, Session, SignOut, SkipAuth, refresh_fn,
 };
 
 type Result<T> = std::result::Result<T, Error>;

@@ -3,7 +3,7 @@
 use super::*;
 use std::{error::Error as StdError, io, time::Duration};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
-use tower_reauth::{AuthLayer, Session};
+use tower_reauth::AuthLayer;
 
 #[tokio::test]
 async fn our_error_is_found_through_every_wrapper() {
@@ -82,11 +82,7 @@ fn it_can_be_spawned_and_shared() {
 async fn p12_a_layer_for_each_account() {
     let issuer = kit::Issuer::new();
     let server = Loopback::api(&issuer).await;
-    let accounts = Session::builder(net::refresher(&server)).open_accounts().await.unwrap();
-    for name in ["alice", "bob"] {
-        accounts.open(name).await.unwrap().sign_in(Tokens::new(format!("of {name}"))).await.unwrap();
-        issuer.books().accepted.push(format!("of {name}"));
-    }
+    let accounts = net::two_accounts(&issuer, &server).await;
     let client = client();
     let layer = AuthLayer::for_accounts(accounts.clone(), Origins::new([server.origin()]).unwrap());
     let get = || request(Method::GET, &server.uri("/echo"));

@@ -95,11 +95,7 @@ impl Middleware for Impatient {
 async fn p12_a_chain_that_is_dropped_and_called_again_is_still_of_the_same_account() {
     let issuer = kit::Issuer::new();
     let server = Loopback::api(&issuer).await;
-    let accounts = Session::builder(net::refresher(&server)).open_accounts().await.unwrap();
-    for name in ["alice", "bob"] {
-        accounts.open(name).await.unwrap().sign_in(Tokens::new(format!("of {name}"))).await.unwrap();
-        issuer.books().accepted.push(format!("of {name}"));
-    }
+    let accounts = net::two_accounts(&issuer, &server).await;
     accounts.set_active(&"alice".into()).unwrap();
     let (over, notes) = (Arc::new(tokio::sync::Notify::new()), Notes::default());
     let layer = AuthLayer::for_accounts(accounts, Origins::new([server.origin()]).unwrap());

@@ -11,8 +11,8 @@ use reqwest::{Client, Method, Request, Url};
 use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 use tower_reauth::{
-    AuthError, AuthLayer, BoxError, ErrorKind, ManualClock, OAuth2Refresher, Origins, Refresher, ReqwestTokens,
-    Session, SessionBuilder,
+    Accounts, AuthError, AuthLayer, BoxError, ErrorKind, ManualClock, OAuth2Refresher, Origins, Refresher,
+    ReqwestTokens, Session, SessionBuilder, Tokens,
 };
 
 /// How many requests meet an expired token at once.
@@ -82,6 +82,16 @@ impl Net {
 pub fn refresher(api: &Loopback) -> impl Refresher {
     let tokens = ReqwestTokens::new(Client::builder().no_proxy()).unwrap();
     OAuth2Refresher::new(api.uri("/token"), "app").unwrap().http(tokens)
+}
+
+/// Alice and Bob, signed in with tokens that the API takes: `of alice` and `of bob`. Nobody is active.
+pub async fn two_accounts(issuer: &Issuer, api: &Loopback) -> Accounts {
+    let accounts = Session::builder(refresher(api)).open_accounts().await.unwrap();
+    for name in ["alice", "bob"] {
+        accounts.open(name).await.unwrap().sign_in(Tokens::new(format!("of {name}"))).await.unwrap();
+        issuer.books().accepted.push(format!("of {name}"));
+    }
+    accounts
 }
 
 /// As an application has it; whatever proxies the machine knows.
